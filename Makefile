@@ -1,0 +1,39 @@
+# Two commands do all set-up on a fresh machine: make mnist, make test.
+#   PYTHON=...  the interpreter to use; by default the newest usable one is looked for
+#   ARGS=...    further arguments of examples/mnist.py or pytest
+
+PYTHON =
+ARGS =
+
+CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3.8 python3 python)
+# Prints the version of a Python on which MXNet 1.9.1 runs and which can make a virtual environment.
+PROBE = import sys, venv, ensurepip; assert (3, 8) <= sys.version_info[:2] <= (3, 11); print("%d.%d" % sys.version_info[:2])
+FOUND := $(shell for python in $(CANDIDATES); do \
+	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
+VENV = .venv/$(lastword $(FOUND))
+
+.PHONY: mnist test benchmark clean python
+
+mnist: $(VENV)/installed
+	$(VENV)/bin/python examples/mnist.py $(or $(ARGS),--output results/mnist --overwrite)
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+benchmark: $(VENV)/installed
+	$(VENV)/bin/python examples/benchmark/step_time.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache
+
+python:
+	@test -n "$(FOUND)" || { \
+	  echo "No usable Python found among: $(CANDIDATES)." >&2; \
+	  echo "MXNet 1.9.1 needs CPython 3.8, 3.9, 3.10 or 3.11, with its venv module (Debian: python3-venv)." >&2; \
+	  echo "Install one, or name one: make test PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+# Installed anew only when what is to be installed has changed.
+$(VENV)/installed: setup.py | python
+	$(firstword $(FOUND)) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	@touch $@

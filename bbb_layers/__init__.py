@@ -1,0 +1,13 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Bayes by Backprop as layers for Apache MXNet Gluon."""
+from .block import BayesBlock
+from .layers import BayesDense
+from .likelihoods import CategoricalNLLLoss
+from .loss import BBBLoss, kl_divergence
+from .priors import GaussianPrior, Prior, ScaleMixturePrior
+from .prune import prune, signal_to_noise
+
+__version__ = '0.1.0'
+
+__all__ = ['BayesBlock', 'BayesDense', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
+           'ScaleMixturePrior', 'prune', 'signal_to_noise', '__version__']

@@ -1,0 +1,139 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The mixin that makes a Gluon layer Bayesian."""
+import inspect
+
+from mxnet import autograd, ndarray, symbol
+from mxnet.gluon import Parameter
+
+from . import collect, posterior
+from .checks import check_positive
+from .priors import Prior, default_prior
+from .rho import RhoParameter
+
+__all__ = ['BayesBlock']
+
+
+class BayesBlock(object):
+    r"""Mixin that puts a Gaussian posterior on every Parameter of a HybridBlock.
+
+    .. math:: w = \mu + \sigma \odot \epsilon, \quad \sigma = \log(1 + e^\rho), \quad \epsilon \sim N(0, I)
+
+    ``class BayesDense(BayesBlock, nn.Dense)`` is all that a layer needs: signature, shape inference and forward stay
+    Gluon's. A Parameter ``weight`` of the block becomes the posterior's mean mu, under its own name, and
+    ``weight_rho`` beside it carries sigma. ``hybrid_forward`` draws the weights and hands them to the block's own
+    ``hybrid_forward``. As with Dropout, ``autograd.is_training()`` alone decides what runs: a fresh draw in train
+    mode, the posterior mean in predict mode. In a network that has a :class:`~bbb_layers.BBBLoss`, a Parameter that
+    is used several times in one forward has one draw.
+
+    Parameters
+    ----------
+    prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
+        Prior of every weight.
+    initial_sigma : float, default 0.05
+        Standard deviation of the posterior at the start, positive and finite.
+    *args, **kwargs
+        As the Gluon layer takes them.
+
+    Raises
+    ------
+    TypeError
+        If ``prior`` is not a Prior.
+    ValueError
+        If ``initial_sigma`` is not positive and finite.
+
+    References
+    ----------
+    Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, section 3.2.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
+        if '__init__' not in cls.__dict__:
+            cls.__signature__ = _joint_signature(cls)
+
+    def __init__(self, *args, prior=None, initial_sigma=0.05, **kwargs):
+        if prior is None:
+            prior = default_prior
+        if not isinstance(prior, Prior):
+            raise TypeError('prior must be an instance of Prior (saw: %r)' % (prior,))
+        self._prior = prior
+        self._initial_sigma = check_positive('initial_sigma', initial_sigma)
+        self._rhos = {}
+        super().__init__(*args, **kwargs)
+
+    @property
+    def prior(self):
+        """The prior of this layer's weights."""
+        return self._prior
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if isinstance(value, Parameter) and not isinstance(value, RhoParameter) and value.grad_req != 'null':
+            self._add_rho(name, value)
+
+    def _add_rho(self, name, mu):
+        rho_name = mu.name + '_rho'
+        rho = self.params._get_impl(rho_name)       # that of a layer this one shares its Parameters with
+        if rho is None:
+            rho = self.params._params[rho_name] = RhoParameter(mu, self._initial_sigma)
+        self._rhos[name] = rho
+        setattr(self, name + '_rho', rho)
+
+    def hybrid_forward(self, F, x, *args, **params):
+        frame = collect.current_frame(F)
+        draws = {}
+        for name, rho in self._rhos.items():
+            draws[name] = self._draw(F, frame, rho, params.pop(name), params.pop(name + '_rho'))
+        return super().hybrid_forward(F, x, *args, **dict(params, **draws))
+
+    def _draw(self, F, frame, rho, mu_value, rho_value):
+        if F is ndarray and not autograd.is_training():
+            return posterior.mean(mu_value, rho_value)
+        if frame is None:
+            if F is symbol:
+                collect.forget(rho)
+            return posterior.draw(F, mu_value, rho_value)[0]
+        return frame.draw(rho, self._prior, None if F is symbol else mu_value.ctx,
+                          lambda prior: posterior.draw(F, mu_value, rho_value, prior))
+
+    def posterior(self, ctx=None):
+        """Mean and standard deviation of every weight.
+
+        Parameters
+        ----------
+        ctx : Context, default the first that the layer is initialized on
+
+        Returns
+        -------
+        dict
+            Parameter's attribute name -> (mu, sigma), NDArrays in the Parameter's shape and without gradient; both
+            are 0 where the weight is pruned.
+
+        Raises
+        ------
+        DeferredInitializationError, RuntimeError
+            If the layer is not initialized yet.
+        """
+        return {name: posterior.moments(*self._values(name, ctx)) for name in self._rhos}
+
+    def _values(self, name, ctx=None):
+        rho = self._rhos[name]
+        ctx = ctx or rho.mu.list_ctx()[0]
+        return rho.mu.data(ctx), rho.data(ctx)
+
+    def __deepcopy__(self, memo):
+        return collect.copy_block(self, memo)
+
+    def __repr__(self):
+        base = super().__repr__()
+        return '%s, prior=%r)' % (base[:-1], self._prior) if base.endswith(')') else base
+
+
+def _joint_signature(cls):
+    own = [parameter for parameter in inspect.signature(BayesBlock.__init__).parameters.values()
+           if parameter.kind == parameter.KEYWORD_ONLY]
+    base = next(base for base in cls.__mro__ if not issubclass(base, BayesBlock) and '__init__' in base.__dict__)
+    theirs = list(inspect.signature(base.__init__).parameters.values())[1:]
+    after = [parameter for parameter in theirs if parameter.kind == parameter.VAR_KEYWORD]
+    return inspect.Signature([parameter for parameter in theirs if parameter not in after] + own + after)

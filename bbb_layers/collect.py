@@ -1,0 +1,353 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The way of the KL terms out of a network, hybridized or not.
+
+A layer cannot keep its KL term as an attribute: once a parent is hybridized, ``hybrid_forward`` runs only while the
+graph is traced, and the attribute stays a Symbol for ever. So the terms must be outputs of the cached graph. ``tap``
+makes a network's blocks do that: a tapped block adds the KL terms of the layers in it to the outputs of its graph, and
+takes them off again when the graph has run, so that ``net(x)`` is the output alone.
+
+Frames
+    While a tapped block is traced, or runs eagerly, a frame is open. A layer leaves its draw and its KL term in the
+    innermost one, and finds there the draw of an earlier call, so that one Parameter has one draw per forward. Traced
+    and eager frames are kept apart: deferred initialization traces children during an eager forward.
+Terms
+    The frame of the outermost block is one forward. When it closes, ``_latest`` holds each Parameter's term, by
+    context; :func:`take_terms` hands them out once. Only a forward that is recorded in train mode leaves terms; any
+    other clears those of the Parameters below it.
+"""
+import contextlib
+import copy
+import itertools
+import threading
+import weakref
+from types import MethodType
+
+from mxnet import autograd, ndarray, symbol
+from mxnet.attribute import AttrScope
+from mxnet.context import current_context
+from mxnet.gluon import Block, HybridBlock
+from mxnet.gluon.parameter import DeferredInitializationError
+
+__all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves',
+           'copy_block']
+
+_local = threading.local()
+_serial = itertools.count()
+# rho -> {context: _Entry}. By Parameter and not by layer, since layers can share one; and not an attribute of the
+# Parameter, so that copies of a network start without.
+_latest = weakref.WeakKeyDictionary()
+
+_TAP = '_kl_tap'
+
+
+def walk(net):
+    """``net`` and all blocks below it, each once, parents first."""
+    seen, todo = set(), [net]
+    while todo:
+        block = todo.pop()
+        if id(block) not in seen:
+            seen.add(id(block))
+            yield block
+            todo.extend(reversed(list(block._children.values())))
+
+
+def posterior_parameters(net):
+    """The rho Parameters of all Bayesian layers in ``net``, each with its prior, in the order of the layers.
+
+    Raises
+    ------
+    ValueError
+        If layers that share a Parameter have different priors.
+    """
+    priors = {}
+    for block in walk(net):
+        for rho in getattr(block, '_rhos', {}).values():
+            if priors.setdefault(rho, block.prior) != block.prior:
+                raise ValueError('layers that share Parameter %s must have the same prior (saw: %r and %r)' % (
+                    rho.mu.name, priors[rho], block.prior))
+    return priors
+
+
+def bayesian(net):
+    """:func:`posterior_parameters`, but TypeError if ``net`` is no block and ValueError if it has no Bayesian layer."""
+    if not isinstance(net, Block):
+        raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+    priors = posterior_parameters(net)
+    if not priors:
+        raise ValueError('net must hold at least one Bayesian layer, such as BayesDense (saw: %r)' % (net,))
+    return priors
+
+
+class _Entry(object):
+    """One Parameter's part in its latest forward: the KL term (None if it took no part) and whether it was used."""
+    __slots__ = ('forward', 'term', 'used')
+
+    def __init__(self, forward, term):
+        self.forward = forward
+        self.term = term
+        self.used = False
+
+
+class _Frame(object):
+    """What the Bayesian layers leave behind during one trace or one eager forward."""
+
+    def __init__(self, root, traced, with_terms):
+        self.root = root
+        self.traced = traced
+        self.with_terms = with_terms
+        self.terms = {}             # rho -> [KL term, one for each context]
+        self._draws = {}            # (rho, context, recorded) -> (draw, prior)
+        self._inside_graphs = set()  # (rho, context) of draws that were made inside a child's cached graph
+
+    def draw(self, rho, prior, where, make):
+        """The draw of this frame for ``rho``: an earlier one, or else ``make(prior or None)``."""
+        # A draw that was not recorded has no gradient: a recorded one must not be replaced by it.
+        key = rho, where, self.traced or autograd.is_recording()
+        if (rho, where) in self._inside_graphs:
+            raise _drawn_inside(rho)
+        if key not in self._draws:
+            with_term = self.traced or (self.with_terms and autograd.is_recording())
+            weight, term = make(prior if with_term else None)
+            self._draws[key] = weight, prior
+            if term is not None:
+                self.terms.setdefault(rho, []).append(term)
+        weight, first_prior = self._draws[key]
+        if prior != first_prior:
+            raise ValueError('layers that share Parameter %s must have the same prior (saw: %r and %r)' % (
+                rho.mu.name, first_prior, prior))
+        return weight
+
+    def deposit(self, terms, context):
+        """Take over the terms of a child's cached graph, which drew its weights inside."""
+        drawn = {rho for rho, where, _ in self._draws if where == context}
+        for rho, term in terms:
+            if rho in drawn or (rho, context) in self._inside_graphs:
+                raise _drawn_inside(rho)
+            self._inside_graphs.add((rho, context))
+            if self.with_terms and autograd.is_recording():
+                self.terms.setdefault(rho, []).append(term)
+
+
+def _drawn_inside(rho):
+    return RuntimeError(
+        'Parameter %s is used more than once in one forward, by a block that is hybridized for itself inside one that '
+        'is not, so that its uses would be independent draws. Hybridize the outer block, or none.' % rho.mu.name)
+
+
+def _frames():
+    if not hasattr(_local, 'frames'):
+        _local.frames = []
+    return _local.frames
+
+
+@contextlib.contextmanager
+def _open(frame):
+    _frames().append(frame)
+    try:
+        yield frame
+    finally:
+        _frames().pop()
+
+
+def current_frame(F):
+    """The frame in which a layer that runs with ``F`` leaves its draws, or None.
+
+    Raises
+    ------
+    RuntimeError
+        If a control flow operator is being traced, which would draw anew at each of its steps.
+    """
+    traced = F is symbol
+    if traced and '__subgraph_name__' in getattr(AttrScope._current, 'value', AttrScope()).get(None):
+        raise RuntimeError('a Bayesian layer inside foreach, while_loop or cond of a hybridized block would draw its '
+                           'weights anew at each step; unroll the loop, or do not hybridize')
+    frames = _frames()
+    return frames[-1] if frames and frames[-1].traced == traced else None
+
+
+def forget(rho):
+    """Drop the terms of ``rho``: it was traced into a graph that does not hand them out."""
+    _latest.pop(rho, None)
+
+
+def leaves(args):
+    """The NDArrays and Symbols in nested lists of arguments."""
+    for arg in args:
+        if isinstance(arg, (list, tuple)):
+            for leaf in leaves(arg):
+                yield leaf
+        elif isinstance(arg, (ndarray.NDArray, symbol.Symbol)):
+            yield arg
+
+
+def take_terms(priors, context):
+    """The KL terms of the latest forward on ``context``, handed out once.
+
+    Parameters
+    ----------
+    priors : iterable of rho Parameters
+    context : Context
+
+    Returns
+    -------
+    dict
+        rho -> KL term, shape (1,), or None for a Parameter that took no part in that forward.
+
+    Raises
+    ------
+    RuntimeError
+        If there was no recorded training forward, or its terms were used before.
+    """
+    entries = {rho: _latest.get(rho, {}).get(context) for rho in priors}
+    present = [entry for entry in entries.values() if entry is not None]
+    if not present:
+        raise RuntimeError(
+            'no KL terms on %s: this network did not run there in train mode under autograd.record(), or it ran '
+            'again since then in another mode. Call the loss right after each forward, under the same '
+            'autograd.record(); if the network has become part of a bigger hybridized block, make the BBBLoss of '
+            'that block' % context)
+    forward = max(entry.forward for entry in present)
+    if any(entry.used for entry in present if entry.forward == forward):
+        raise RuntimeError(
+            'the KL terms of this forward on %s were already used by a loss, and counting them twice would be wrong. '
+            'Call the loss once, right after each forward' % context)
+    terms = {}
+    for rho, entry in entries.items():
+        terms[rho] = entry.term if entry is not None and entry.forward == forward else None
+        if entry is not None:
+            entry.used, entry.term = True, None
+    return terms
+
+
+class _Tap(object):
+    """The state of a tapped block's graph: which outputs after the block's own are KL terms, and of what."""
+    __slots__ = ('base', 'graph', 'rhos')
+
+    def __init__(self):
+        self.base = self.graph = None
+        self.rhos = []
+
+
+def tap(net):
+    """Make every block of ``net`` that holds Bayesian layers hand out their KL terms.
+
+    A block is tapped once; calling this again only adds blocks that came later. Cached graphs of newly tapped blocks
+    are cleared, and Parameters whose arrays lost their gradient buffers, as Gluon's ``copy.deepcopy`` leaves them,
+    get them back.
+    """
+    _mark_gradients(net)
+    for block in walk(net):
+        if _TAP in block.__dict__ or not any(getattr(child, '_rhos', None) for child in walk(block)):
+            continue
+        methods = dict(_METHODS if not isinstance(block, HybridBlock) else _HYBRID_METHODS)
+        for name in methods:
+            if name in block.__dict__:
+                raise RuntimeError('%s has a %s of its own set on the instance; put it into a class' % (
+                    block.name, name))
+        setattr(block, _TAP, _Tap())
+        for name, function in methods.items():
+            setattr(block, name, MethodType(function, block))
+        if isinstance(block, HybridBlock):
+            block._clear_cached_op()
+
+
+def _forward(self, *args):
+    """``forward`` of a tapped block: opens the frame of an outermost eager call."""
+    inner = type(self).forward
+    frames = _frames()
+    arrays = list(leaves(args))
+    if any(isinstance(array, symbol.Symbol) for array in arrays) or (frames and not frames[-1].traced):
+        return inner(self, *args)
+    with_terms = autograd.is_recording() and autograd.is_training()
+    contexts = {array.ctx for array in arrays} or {current_context()}
+    rhos = set(posterior_parameters(self))
+    _store(rhos, contexts, None, {})
+    with _open(_Frame(self, False, with_terms)) as frame:
+        output = inner(self, *args)
+    if with_terms:
+        contexts.update(term.ctx for terms in frame.terms.values() for term in terms)
+        _store(rhos.union(frame.terms), contexts, next(_serial), frame.terms)
+    return output
+
+
+def _store(rhos, contexts, forward, terms):
+    for rho in rhos:
+        latest = _latest.setdefault(rho, {})
+        for context in contexts:
+            latest.pop(context, None)
+            if forward is not None:
+                term = [term for term in terms.get(rho, []) if term.ctx == context]
+                latest[context] = _Entry(forward, term[0] if term else None)
+
+
+def _get_graph(self, *args):
+    """``_get_graph`` of a tapped block: the KL terms follow the block's own outputs.
+
+    ``_cached_graph`` stays the graph without them, so that ``export`` writes what ``net(x)`` returns.
+    """
+    tapped = self.__dict__[_TAP]
+    if not self._cached_graph:
+        with _open(_Frame(self, True, True)) as frame:
+            inputs, outputs = type(self)._get_graph(self, *args)
+        tapped.rhos = list(frame.terms)
+        terms = [frame.terms[rho][0] for rho in tapped.rhos]
+        tapped.base, tapped.graph = self._cached_graph, (inputs, symbol.Group([outputs] + terms))
+        self._out_format = [self._out_format, [0] * len(terms)]
+    return tapped.graph if self._cached_graph is tapped.base else self._cached_graph
+
+
+def _call_cached_op(self, *args):
+    """``_call_cached_op`` of a tapped block: takes the KL terms off the outputs."""
+    frame = current_frame(ndarray)
+    if getattr(self, '_rhos', None) and frame is not None and frame.root is not self:
+        return _call_eagerly(self, *args)
+    output, terms = type(self)._call_cached_op(self, *args)
+    if frame is not None and autograd.is_training():
+        frame.deposit(zip(self.__dict__[_TAP].rhos, terms), next(leaves(args)).ctx)
+    return output
+
+
+def _call_eagerly(self, *args):
+    """A layer inside a bigger eager forward runs eagerly even if it is hybridized for itself: its draw must be open to
+    other uses of the same Parameters in this forward, and one layer's graph gains next to nothing."""
+    context = next(leaves(args)).ctx
+    try:
+        params = {name: param.data(context) for name, param in self._reg_params.items()}
+    except DeferredInitializationError:
+        self._deferred_infer_shape(*args)
+        for param in self.params.values():
+            param._finish_deferred_init()
+        params = {name: param.data(context) for name, param in self._reg_params.items()}
+    return self.hybrid_forward(ndarray, *args, **params)
+
+
+def copy_block(block, memo):
+    """``copy.deepcopy`` of a block without taps and cached graphs, and with gradient buffers that work.
+
+    Gluon's own copy of a block fails once the block has run hybridized, and its Parameters get no gradients.
+    """
+    for child in walk(block):
+        for param in child._reg_params.values():
+            memo[id(param._trainer)] = None
+        if isinstance(child, HybridBlock):
+            memo[id(child._cached_graph)] = ()
+            memo[id(child._cached_op)] = None
+            memo[id(child._cached_op_args)] = []
+    new = type(block).__new__(type(block))
+    memo[id(block)] = new
+    for name, value in block.__dict__.items():
+        if not (name == _TAP or (_TAP in block.__dict__ and name in _HYBRID_METHODS)):
+            new.__dict__[name] = copy.deepcopy(value, memo)
+    _mark_gradients(new)
+    return new
+
+
+def _mark_gradients(net):
+    for block in walk(net):
+        for param in block._reg_params.values():
+            if param._grad is not None and any(data.grad is None for data in param._data):
+                autograd.mark_variables(param._data, param._grad, param.grad_req)
+
+
+_METHODS = {'forward': _forward, '__deepcopy__': copy_block}
+_HYBRID_METHODS = dict(_METHODS, _get_graph=_get_graph, _call_cached_op=_call_cached_op)

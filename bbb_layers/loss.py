@@ -1,0 +1,207 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The negative evidence lower bound, and the KL divergence of a network."""
+import numbers
+
+from mxnet import autograd, ndarray
+from mxnet.gluon import HybridBlock
+from mxnet.gluon.loss import Loss
+
+from . import collect, posterior
+from .checks import check_count, check_not_negative, check_positive
+from .likelihoods import CategoricalNLLLoss
+
+__all__ = ['BBBLoss', 'kl_divergence']
+
+
+class _Reference(object):
+    """Holds a block without making it a child of the block that holds it."""
+    __slots__ = ('block',)
+
+    def __init__(self, block):
+        self.block = block
+
+
+class BBBLoss(Loss):
+    r"""Negative evidence lower bound (ELBO) of a network with Bayesian layers, per example.
+
+    .. math:: L_n = -\log p(y_n | x_n, w) + \frac{\beta}{N} KL[q(w) \| p(w)]
+
+    Summed over an epoch, on any split into batches and devices, the KL divergence counts exactly once, so
+    ``trainer.step(batch_size)`` is right for every batch size.
+
+    In train mode the KL terms are those of the forward that made ``output``: call the loss once, right after each
+    forward and under the same ``autograd.record()``. In predict mode, as in validation, the KL divergence is computed
+    from the Parameters (see :func:`kl_divergence`) and has weight 1, whatever ``kl_weight`` is, so that the result is
+    the ELBO at the posterior mean.
+
+    Making a BBBLoss prepares the blocks of ``net`` to hand out their KL terms, and clears their cached graphs. ``net``
+    may be initialized, hybridized and extended before or after, and may have any number of losses; every forward
+    counts for one of them, or for several that are on different parts of ``net``.
+
+    Parameters
+    ----------
+    net : Block
+        The network, or a part of one; its KL divergence is the one that counts. It does not become a child.
+    num_train : int
+        Number of training examples N: what the batch axis counts, in the whole data set.
+    likelihood : HybridBlock, default CategoricalNLLLoss
+        A Gluon loss that is a negative log likelihood in nats: called with ``(output, label)``, it must return shape
+        (batch_size,), summed and not averaged over output positions. The default is softmax cross-entropy with sparse
+        labels, summed over any further axes of the output.
+    kl_weight : float, default 1.0
+        Weight beta of the KL divergence in train mode; can be changed between steps.
+    weight : float or None
+        Global scalar weight of the likelihood's part; not of the KL divergence.
+    batch_axis : int, default 0
+        The axis of the output that represents the mini-batch.
+
+    Inputs:
+        - **output**: what ``net`` returned, or a part of it; with several outputs a list, if ``likelihood`` takes one
+        - **label**: as ``likelihood`` takes it
+        - **sample_weight**: weights of the likelihood's part only. One weight per example, shape (batch_size,) with
+          any further axes of size 1, multiplies the result of ``likelihood``; any other shape is handed to it
+
+    Outputs:
+        - **loss**: shape (batch_size,), nats per example
+
+    Raises
+    ------
+    ValueError
+        If ``net`` has no Bayesian layer, ``num_train`` is not positive, ``kl_weight`` is negative, layers that share
+        Parameters have different priors, or ``likelihood`` does not return shape (batch_size,).
+    RuntimeError
+        If, in train mode, there was no recorded forward in train mode since the last loss.
+
+    References
+    ----------
+    Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1, 2 and 8.
+    """
+
+    def __init__(self, net, num_train, likelihood=None, kl_weight=1.0, weight=None, batch_axis=0, **kwargs):
+        collect.bayesian(net)
+        if weight is not None and (not isinstance(weight, numbers.Real) or isinstance(weight, bool)):
+            raise TypeError('weight must be a number or None (saw: %r)' % (weight,))
+        if likelihood is not None and not isinstance(likelihood, HybridBlock):
+            raise TypeError('likelihood must be a Gluon loss (saw: %r)' % (likelihood,))
+        self._num_train = check_positive('num_train', num_train)
+        self._kl_weight = check_not_negative('kl_weight', kl_weight)
+        super(BBBLoss, self).__init__(weight, batch_axis, **kwargs)
+        self.likelihood = CategoricalNLLLoss(batch_axis=batch_axis) if likelihood is None else likelihood
+        self._net = _Reference(net)
+        self._nll = self._kl = None
+        collect.tap(net)
+
+    @property
+    def num_train(self):
+        """Number of training examples."""
+        return self._num_train
+
+    @property
+    def kl_weight(self):
+        """Weight of the KL divergence in train mode."""
+        return self._kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, value):
+        self._kl_weight = check_not_negative('kl_weight', value)
+
+    @property
+    def nll(self):
+        """The likelihood's part of the last call: shape (batch_size,), nats per example, detached; None before."""
+        return self._nll
+
+    @property
+    def kl(self):
+        """The network's KL divergence at the last call: shape (1,), nats per data set, unweighted, detached; None
+        before."""
+        return self._kl
+
+    def forward(self, output, label, sample_weight=None):
+        first = next(collect.leaves([output]), None)
+        if not isinstance(first, ndarray.NDArray):
+            raise TypeError('BBBLoss takes the NDArrays that the network returned, and cannot be a part of a '
+                            'hybridized block (saw: output of type %s)' % type(first).__name__)
+        nll = self._nll_per_example(output, label, sample_weight, first.shape[self._batch_axis])
+        kl = self._kl_divergence(first.context)
+        weight = self._kl_weight if autograd.is_training() else 1.
+        self._nll, self._kl = nll.detach(), kl.detach()
+        return ndarray.broadcast_add(nll, (kl * (weight / self._num_train)).astype(nll.dtype, copy=False))
+
+    def _nll_per_example(self, output, label, sample_weight, batch_size):
+        per_example = sample_weight is not None and sample_weight.size == batch_size and (
+            sample_weight.ndim == 1 or sample_weight.shape[self._batch_axis] == batch_size)
+        if sample_weight is None or per_example:
+            nll = self.likelihood(output, label)
+        else:
+            nll = self.likelihood(output, label, sample_weight)
+        if not isinstance(nll, ndarray.NDArray) or nll.shape != (batch_size,):
+            raise ValueError(
+                'likelihood must return one negative log likelihood per example, shape (batch_size,) = (%d,) (saw: %s '
+                'from %r)' % (batch_size, getattr(nll, 'shape', type(nll).__name__), self.likelihood))
+        if per_example:
+            nll = nll * sample_weight.reshape((-1,)).astype(nll.dtype, copy=False)
+        return nll if self._weight is None else nll * self._weight
+
+    def _kl_divergence(self, context):
+        net = self._net.block
+        if not autograd.is_training():
+            return kl_divergence(net, context)
+        priors = collect.posterior_parameters(net)
+        terms = collect.take_terms(priors, context)
+        if any(term is None for term in terms.values()):
+            collect.tap(net)    # a block that came after this loss may have kept its terms to itself
+        return _total(_from_parameters(rho, priors[rho], context) if term is None else term
+                      for rho, term in terms.items())
+
+    def __deepcopy__(self, memo):
+        new = collect.copy_block(self, memo)
+        collect.tap(new._net.block)
+        return new
+
+    def __repr__(self):
+        return '%s(num_train=%g, likelihood=%r, kl_weight=%g, batch_axis=%d, w=%s)' % (
+            type(self).__name__, self._num_train, self.likelihood, self._kl_weight, self._batch_axis, self._weight)
+
+
+def kl_divergence(net, ctx=None, num_samples=1):
+    r"""KL divergence of the posterior of all Bayesian layers of ``net`` from their priors.
+
+    .. math:: KL[q(w) \| p(w)] = E_q[\log q(w)] - E_q[\log p(w)]
+
+    In closed form where the prior has one, otherwise estimated without bias from fresh draws. It is computed from the
+    Parameters, in train and predict mode alike, and is differentiable under ``autograd.record()``. Pruned weights do
+    not count; Parameters that layers share count once.
+
+    Parameters
+    ----------
+    net : Block
+    ctx : Context, default the first that the network is initialized on
+    num_samples : int, default 1
+        Number of draws for priors without a closed form.
+
+    Returns
+    -------
+    NDArray, shape (1,), nats per data set
+
+    Raises
+    ------
+    ValueError
+        If ``net`` has no Bayesian layer, or ``num_samples`` is less than 1.
+    DeferredInitializationError, RuntimeError
+        If ``net`` is not initialized yet.
+    """
+    num_samples = check_count('num_samples', num_samples)
+    return _total(_from_parameters(rho, prior, ctx or rho.mu.list_ctx()[0], num_samples)
+                  for rho, prior in collect.bayesian(net).items())
+
+
+def _from_parameters(rho, prior, context, num_samples=1):
+    draws = 1 if prior.closed_form else num_samples
+    mu_value, rho_value = rho.mu.data(context), rho.data(context)
+    return ndarray.add_n(*[posterior.draw(ndarray, mu_value, rho_value, prior)[1] for _ in range(draws)]) / draws
+
+
+def _total(terms):
+    terms = list(terms)
+    widest = max((term.dtype for term in terms), key=lambda dtype: dtype().itemsize)
+    return ndarray.add_n(*[term.astype(widest, copy=False) for term in terms])

@@ -1,0 +1,32 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r"__version__ = '(.+)'", (here / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
+
+plot = ['matplotlib']
+examples = plot + ['mlxtend', 'tqdm']
+
+setup(
+    name='bbb-layers',
+    version=version,
+    description='Bayes by Backprop as layers for Apache MXNet Gluon',
+    long_description=(here / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
+    # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
+    python_requires='>=3.8,<3.12',
+    install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
+    extras_require={'plot': plot, 'examples': examples, 'test': examples + ['pytest', 'scipy']},
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)
