@@ -104,7 +104,8 @@ def kl_term(F, prior, mu, sigma, weight, alive):
     infers the mask's shape from the other factor's, which ``dot`` does not.
     """
     kl = F.reshape(prior.kl(mu, sigma, weight), shape=(1, -1))
-    total = F.FullyConnected(kl, F.reshape(alive, shape=(1, -1)), num_hidden=1, no_bias=True)
+    total = F.FullyConnected(kl, F.reshape(alive, shape=(1, -1)), num_hidden=1, no_bias=True,
+                             flatten=False)
     return F.reshape(total, shape=(1,))
 
 

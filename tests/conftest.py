@@ -1,0 +1,33 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import random
+import zlib
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+#: Every way to run a network: eager, hybridized, and with a static graph.
+MODES = [None, {}, {'static_alloc': True, 'static_shape': True}]
+
+
+def hybridize(net, mode):
+    """Run ``net`` as ``mode`` says."""
+    if mode is not None:
+        net.hybridize(**mode)
+    return net
+
+
+@pytest.fixture(params=MODES, ids=['eager', 'hybrid', 'static'])
+def mode(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    """A seed of its own for every test, printed where the test fails."""
+    value = zlib.crc32(request.node.nodeid.encode())
+    print('seed: %d' % value)
+    random.seed(value)
+    np.random.seed(value)
+    mx.random.seed(value % 2 ** 31)
+    return value

@@ -1,0 +1,779 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The whole network's KL, fresh at every call, however the network is built, hybridized and called."""
+import copy
+import warnings
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import hybridize
+from mxnet import autograd, gluon, nd
+from mxnet.gluon import nn
+
+from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, kl_divergence
+
+NUM_TRAIN = 50
+BATCH, IN, OUT = 6, 5, 4
+
+
+def dense(units, **kwargs):
+    # A closed form makes the KL exact, so that a stale or missing term shows; 0.3 makes a fresh draw show.
+    kwargs.setdefault('prior', GaussianPrior(0.7))
+    kwargs.setdefault('initial_sigma', 0.3)
+    kwargs.setdefault('bias_initializer', mx.init.Normal(0.3))
+    return BayesDense(units, **kwargs)
+
+
+def batch(ctx=None, dtype='float32'):
+    return (nd.random.normal(shape=(BATCH, IN), ctx=ctx).astype(dtype),
+            nd.array(np.random.randint(0, OUT, BATCH), ctx=ctx))
+
+
+def sequential(container=nn.HybridSequential, in_units=True):
+    net = container()
+    with net.name_scope():
+        net.add(dense(7, activation='relu', in_units=IN if in_units else 0),
+                dense(OUT, in_units=7 if in_units else 0))
+    return net
+
+
+def deferred():
+    return sequential(in_units=False)
+
+
+def nested():
+    inner, outer = nn.HybridSequential(), nn.HybridSequential()
+    inner.add(dense(7, activation='tanh'), dense(6))
+    outer.add(inner, nn.Dense(5, activation='relu'), dense(OUT))
+    return outer
+
+
+def with_dropout_and_batch_norm():
+    net = nn.HybridSequential()
+    net.add(dense(7), nn.BatchNorm(), nn.Activation('relu'), nn.Dropout(0.3), dense(OUT), nn.BatchNorm())
+    return net
+
+
+def plain_sequential():
+    net = nn.Sequential()
+    inner = nn.HybridSequential()
+    inner.add(dense(7, activation='relu'), nn.Dropout(0.2))
+    net.add(inner, dense(6), nn.Dense(5), dense(OUT))
+    return net
+
+
+class Residual(gluon.HybridBlock):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.first = dense(IN, activation='relu')
+            self.scale = self.params.get('scale', shape=(1, IN), init='ones')
+            self.last = dense(OUT)
+
+    def hybrid_forward(self, F, x, scale):
+        return self.last(x + F.broadcast_mul(self.first(x), scale))
+
+
+class Imperative(gluon.Block):
+    """Calls its parts from Python, some of them more than once."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.step = dense(IN, activation='tanh', in_units=IN)
+            self.last = sequential()
+
+    def forward(self, x):
+        for _ in range(3):
+            x = self.step(x)
+        return self.last(x)
+
+
+NETS = [sequential, deferred, nested, with_dropout_and_batch_norm, plain_sequential, Residual, Imperative]
+
+
+@pytest.fixture(params=NETS, ids=lambda build: build.__name__)
+def build(request):
+    return request.param
+
+
+def make(build, mode, ctx=None):
+    net = build()
+    net.initialize(mx.init.Xavier(), ctx=ctx)
+    return hybridize(net, mode)
+
+
+def rhos(net):
+    return [param for name, param in net.collect_params().items() if name.endswith('_rho')]
+
+
+def forward_and_loss(net, loss_fn, x, y):
+    with autograd.record():
+        output = net(x)
+        loss = loss_fn(output, y)
+    return output, loss
+
+
+def check_step(net, loss_fn, x, y, trainer=None):
+    """One training step: the output alone, the whole KL at the present Parameters, gradients to every mu and rho."""
+    for param in net.collect_params().values():
+        param.zero_grad()
+    output, loss = forward_and_loss(net, loss_fn, x, y)
+    assert isinstance(output, nd.NDArray) and output.shape == (BATCH, OUT)
+    assert loss.shape == (BATCH,)
+    np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+    np.testing.assert_allclose(loss.asnumpy(), (loss_fn.nll + loss_fn.kl / NUM_TRAIN).asnumpy(), rtol=1e-5)
+    loss.backward()
+    params = list(net.collect_params().values())
+    for rho in rhos(net):
+        assert rho.mu in params
+        assert abs(rho.grad().asnumpy()).min() > 0
+        assert abs(rho.mu.grad().asnumpy()).max() > 0
+    if trainer is not None:
+        trainer.step(BATCH)
+    return output.asnumpy()
+
+
+def check_training(net, loss_fn, steps=4, ctx=None):
+    x, y = batch(ctx)
+    trainer = None
+    before = None
+    for step in range(steps):
+        output = check_step(net, loss_fn, x, y, trainer)
+        if trainer is None:     # the first step leaves the Parameters alone: only the draw can change the output
+            trainer = gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 0.05})
+        elif step == 1:
+            assert abs(output - before).max() > 1e-3
+        before = output
+        mean = net(x)
+        assert isinstance(mean, nd.NDArray)
+        np.testing.assert_array_equal(mean.asnumpy(), net(x).asnumpy())
+
+
+def test_training(build, mode):
+    net = make(build, mode)
+    check_training(net, BBBLoss(net, NUM_TRAIN))
+
+
+@pytest.mark.parametrize('order', ['loss first', 'loss before hybridize', 'loss after forward', 'loss after training'])
+def test_loss_made_at_any_time(build, mode, order):
+    net = build()
+    if order == 'loss first':
+        loss_fn = BBBLoss(net, NUM_TRAIN)
+    net.initialize()
+    if order == 'loss before hybridize':
+        loss_fn = BBBLoss(net, NUM_TRAIN)
+    hybridize(net, mode)
+    x, y = batch()
+    if order == 'loss after forward':
+        net(x)
+        loss_fn = BBBLoss(net, NUM_TRAIN)
+    if order == 'loss after training':
+        for _ in range(2):
+            with autograd.record():
+                out = net(x)
+            out.backward()
+        loss_fn = BBBLoss(net, NUM_TRAIN)
+    check_training(net, loss_fn)
+
+
+def test_rehybridized(build):
+    net = make(build, None)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    for again in [{'static_alloc': True}, {'active': False}, {}, {}]:
+        net.hybridize(**again)
+        check_training(net, loss_fn, steps=3)
+
+
+def test_one_sample_kl_is_fresh(mode):
+    net = nn.HybridSequential()
+    net.add(BayesDense(8), BayesDense(OUT))
+    net.initialize()
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    seen = set()
+    for _ in range(5):
+        forward_and_loss(net, loss_fn, x, y)
+        seen.add(loss_fn.kl.asscalar())
+    assert len(seen) == 5
+    many = [kl_divergence(net).asscalar() for _ in range(200)]
+    assert abs(np.mean(list(seen)) - np.mean(many)) < 6 * np.std(many) / np.sqrt(5)
+
+
+def test_two_contexts(build, mode):
+    ctx = [mx.cpu(0), mx.cpu(1)]
+    net = make(build, mode, ctx)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = (nd.concat(*parts, dim=0) for parts in zip(batch(), batch()))
+    trainer = None
+    for _ in range(3):
+        xs, ys = (gluon.utils.split_and_load(array, ctx) for array in (x, y))
+        with autograd.record():
+            outputs = [net(part) for part in xs]
+            losses, kls = [], []
+            for output, label in zip(outputs, ys):
+                losses.append(loss_fn(output, label))
+                kls.append(loss_fn.kl)
+        for loss in losses:
+            loss.backward()
+        for where, kl in zip(ctx, kls):
+            assert kl.context == where
+            np.testing.assert_allclose(kl.asscalar(), kl_divergence(net, where).asscalar(), rtol=1e-5)
+        for rho in rhos(net):
+            for grad in rho.list_grad() + rho.mu.list_grad():
+                assert abs(grad.asnumpy()).max() > 0
+        trainer = trainer or gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 0.05})
+        trainer.step(2 * BATCH)
+        for rho in rhos(net):
+            np.testing.assert_array_equal(*[data.asnumpy() for data in rho.list_data()])
+    with pytest.raises(RuntimeError, match='already used'):
+        with autograd.record():
+            loss_fn(outputs[1], ys[1])
+
+
+def test_estimator(mode):
+    from mxnet.gluon.contrib.estimator import Estimator
+    data = gluon.data.ArrayDataset(nd.random.normal(shape=(20, IN)), nd.array(np.random.randint(0, OUT, 20)))
+    net = make(deferred, mode)
+    loss_fn = BBBLoss(net, 20)
+    trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': 0.01})
+    metric = mx.metric.Accuracy()
+    estimator = Estimator(net, loss_fn, train_metrics=[metric], trainer=trainer, context=mx.cpu())
+    estimator.logger.handlers = []
+    loader = gluon.data.DataLoader(data, 8)     # the last batch is smaller
+    estimator.fit(loader, val_data=loader, epochs=3)
+    check_training(net, BBBLoss(net, NUM_TRAIN), steps=2)
+
+
+@pytest.mark.parametrize('which', [0, 1, 2])
+def test_only_a_child_hybridized(mode, which):
+    net = make(nested, None)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    hybridize(net[which], mode)
+    check_training(net, loss_fn)
+
+
+@pytest.mark.parametrize('new', [lambda: dense(OUT), nested], ids=['layer', 'block'])
+def test_layer_added_after_the_loss(mode, new):
+    net = nn.HybridSequential()
+    net.add(dense(7))
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    net.add(new())
+    net.initialize()
+    hybridize(net, mode)
+    check_training(net, loss_fn)
+    net.add(dense(OUT, in_units=OUT))
+    net[-1].initialize()
+    check_training(net, loss_fn)
+
+
+def test_hybridized_block_added_after_the_loss(mode):
+    net = nn.HybridSequential()
+    net.add(dense(7, in_units=IN))
+    net.initialize()
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    late = make(nested, mode)
+    net.add(late)       # net itself is eager: its frame cannot see into the new block's graph at the first step
+    check_training(net, loss_fn)
+
+
+def test_two_losses_on_one_network(mode):
+    net = make(sequential, mode)
+    losses = [BBBLoss(net, NUM_TRAIN), BBBLoss(net, NUM_TRAIN, kl_weight=1.)]
+    for _ in range(3):
+        for loss_fn in losses:
+            check_training(net, loss_fn, steps=2)
+    x, y = batch()
+    with autograd.record():
+        output = net(x)
+        losses[0](output, y)
+        with pytest.raises(RuntimeError, match='already used'):
+            losses[1](output, y)
+
+
+def test_loss_on_a_part(mode):
+    net = make(nested, mode)
+    whole, part, last = BBBLoss(net, NUM_TRAIN), BBBLoss(net[0], NUM_TRAIN), BBBLoss(net[2], NUM_TRAIN)
+    x, y = batch()
+    for _ in range(3):
+        forward_and_loss(net, whole, x, y)
+        with autograd.record():
+            output = net(x)
+            part(output, y)
+            last(output, y)
+            np.testing.assert_allclose(part.kl.asscalar(), kl_divergence(net[0]).asscalar(), rtol=1e-5)
+            np.testing.assert_allclose(last.kl.asscalar(), kl_divergence(net[2]).asscalar(), rtol=1e-5)
+            with pytest.raises(RuntimeError, match='already used'):
+                whole(output, y)
+    np.testing.assert_allclose(whole.kl.asscalar(), part.kl.asscalar() + last.kl.asscalar(), rtol=1e-5)
+
+
+class Branches(gluon.HybridBlock):
+    """One of two branches, chosen from Python."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.left = True
+        with self.name_scope():
+            self.a = dense(OUT, in_units=IN)
+            self.b = dense(OUT, in_units=IN)
+
+    def hybrid_forward(self, F, x):
+        return (self.a if self.left else self.b)(x)
+
+
+def test_branch_not_taken(mode):
+    net = make(Branches, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Parameter .* is not used by any computation')
+        check_training(net, loss_fn)
+        # Forwards without a loss leave terms of the other branch behind, which must not be taken for fresh ones.
+        x, y = batch()
+        with autograd.record():
+            net(x)
+        net.left = False
+        net._clear_cached_op()
+        check_training(net, loss_fn)
+
+
+class Outside(gluon.HybridBlock):
+    """A network none of whose Bayesian layers takes part."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.plain = nn.Dense(OUT, in_units=IN)
+            self.unused = dense(OUT, in_units=IN)
+
+    def hybrid_forward(self, F, x):
+        return self.plain(x)
+
+
+def test_no_bayesian_layer_takes_part(mode):
+    net = make(Outside, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Parameter .* is not used by any computation')
+        for _ in range(3):
+            check_step(net, loss_fn, *batch())
+
+
+class Twice(gluon.HybridBlock):
+    """One layer called twice on the same input."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.layer = dense(OUT, in_units=IN)
+
+    def hybrid_forward(self, F, x):
+        return self.layer(x) - self.layer(x)
+
+
+class Tied(gluon.HybridBlock):
+    """Two layers that share their Parameters."""
+
+    def __init__(self, prior=GaussianPrior(0.7), **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.one = dense(OUT, in_units=IN)
+            self.two = dense(OUT, in_units=IN, params=self.one.params, prior=prior)
+
+    def hybrid_forward(self, F, x):
+        return self.one(x) - self.two(x)
+
+
+@pytest.mark.parametrize('build', [Twice, Tied])
+@pytest.mark.parametrize('hybridized', ['whole', 'children'])
+def test_one_draw_per_parameter(build, hybridized, mode):
+    net = make(build, mode if hybridized == 'whole' else None)
+    if hybridized == 'children':
+        for child in net._children.values():
+            hybridize(child, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for _ in range(3):
+        output, _ = forward_and_loss(net, loss_fn, x, y)
+        assert abs(output.asnumpy()).max() < 1e-6
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+    with autograd.train_mode():     # draws without a gradient are shared as well
+        assert abs(net(x).asnumpy()).max() < 1e-6
+
+
+def test_draw_without_gradient_is_not_reused_under_record():
+    class Net(gluon.HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.layer = dense(OUT, in_units=IN)
+
+        def forward(self, x):
+            with autograd.pause(train_mode=True):
+                self.layer(x)
+            return self.layer(x)
+
+    net = make(Net, None)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    with autograd.record():
+        nll = loss_fn.likelihood(net(x), y)
+    nll.backward()
+    assert abs(net.layer.weight.grad().asnumpy()).min() > 0
+
+
+def test_tied_layers_with_different_priors():
+    with pytest.raises(ValueError, match='same prior'):
+        BBBLoss(Tied(prior=GaussianPrior(0.8)), NUM_TRAIN)
+    net = make(Tied, None)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    net.two._prior = ScaleMixturePrior()
+    with pytest.raises(ValueError, match='same prior'):
+        forward_and_loss(net, loss_fn, *batch())
+
+
+class SharedBody(gluon.HybridBlock):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.body = sequential()
+
+    def hybrid_forward(self, F, x):
+        return self.body(x) - self.body(2 * x)
+
+
+def test_body_called_twice(mode):
+    net = make(SharedBody, mode)
+    check_training(net, BBBLoss(net, NUM_TRAIN))
+
+
+def test_body_hybridized_for_itself_and_called_twice_raises():
+    net = make(SharedBody, None)
+    net.body.hybridize()
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    net(x)      # predict mode has no draws to share
+    with pytest.raises(RuntimeError, match='independent draws. Hybridize the outer block'):
+        forward_and_loss(net, loss_fn, x, y)
+    net.hybridize()
+    check_training(net, loss_fn)
+
+
+def test_control_flow_raises(mode):
+    class Loop(gluon.HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.layer = dense(IN, in_units=IN)
+
+        def hybrid_forward(self, F, x):
+            return F.contrib.foreach(lambda step, state: (self.layer(step), state), x, [x])[0]
+
+    net = make(Loop, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x = nd.random.normal(shape=(3, BATCH, IN))
+    if mode is None:
+        with autograd.record():
+            loss_fn(net(x), nd.zeros((3, BATCH)))
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+    else:
+        with pytest.raises(RuntimeError, match='foreach'):
+            net(x)
+
+
+def test_deepcopy(build, mode):
+    net = make(build, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    check_training(net, loss_fn, steps=2)
+    other = copy.deepcopy(net)
+    x, y = batch()
+    np.testing.assert_array_equal(other(x).asnumpy(), net(x).asnumpy())
+    before = {name: param.data().asnumpy() for name, param in net.collect_params().items()}
+    with pytest.raises(RuntimeError, match='no KL terms'):
+        forward_and_loss(other, loss_fn, x, y)
+    check_training(other, BBBLoss(other, NUM_TRAIN))
+    for name, param in net.collect_params('.*(weight|bias|rho|scale)$').items():
+        np.testing.assert_array_equal(param.data().asnumpy(), before[name])
+    check_training(net, loss_fn, steps=2)
+
+
+def test_deepcopy_before_the_loss(build):
+    net = copy.deepcopy(make(build, None))
+    check_training(net, BBBLoss(net, NUM_TRAIN))
+
+
+def test_deepcopy_of_the_loss(mode):
+    net = make(sequential, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    check_training(net, loss_fn, steps=2)
+    other_net, other_loss = copy.deepcopy((net, loss_fn))
+    check_training(other_net, other_loss)
+
+
+@pytest.mark.parametrize('container', [nn.HybridSequential, Residual])
+def test_float64(container, mode):
+    net = container()
+    if container is nn.HybridSequential:
+        net.add(dense(7, in_units=IN, dtype='float64'), dense(OUT, in_units=7, dtype='float64'))
+    net.initialize()
+    net.cast('float64')
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch(dtype='float64')
+    for _ in range(3):
+        check_step(net, loss_fn, x, y)
+    _, loss = forward_and_loss(net, loss_fn, x, y)
+    assert loss.dtype == np.float64 and loss_fn.kl.dtype == np.float64
+
+
+def test_cast_after_training(mode):
+    net = make(sequential, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    check_training(net, loss_fn, steps=2)
+    net.cast('float64')
+    for _ in range(2):
+        check_step(net, loss_fn, *batch(dtype='float64'))
+
+
+def test_grad_req_add(mode):
+    net = make(sequential, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    net.collect_params().setattr('grad_req', 'add')
+
+    def gradient():
+        mx.random.seed(3)
+        forward_and_loss(net, loss_fn, x, y)[1].backward()
+        return {name: param.grad().asnumpy() for name, param in net.collect_params().items()}
+
+    gradient()
+    net.collect_params().zero_grad()
+    once = gradient()
+    twice = gradient()
+    for name in once:
+        assert abs(once[name]).max() > 0
+        np.testing.assert_allclose(twice[name], 2 * once[name], rtol=1e-4, atol=1e-6)
+
+
+def test_grad_req_null(mode):
+    net = make(sequential, mode)
+    net[0].weight.grad_req = 'null'
+    net[1].weight_rho.grad_req = 'null'
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    for _ in range(2):
+        forward_and_loss(net, loss_fn, *batch())[1].backward()
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+        assert abs(net[0].weight_rho.grad().asnumpy()).min() > 0
+        assert abs(net[1].weight.grad().asnumpy()).min() > 0
+
+
+@pytest.mark.parametrize('between', ['predict', 'pause', 'recorded predict', 'train without record', 'part'])
+def test_other_forward_between_forward_and_loss(mode, between):
+    net = make(nested, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for _ in range(3):
+        with autograd.record():
+            output = net(x)
+        if between == 'predict':
+            net(x)
+        elif between == 'recorded predict':
+            with autograd.record(train_mode=False):
+                net(x)
+        elif between == 'train without record':
+            with autograd.train_mode():
+                net(x)
+        with autograd.record():
+            if between == 'pause':
+                with autograd.pause():
+                    net(x)
+            if between == 'part':
+                with autograd.pause():
+                    net[0](x)
+                loss_fn(output, y)
+                np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+            else:
+                with pytest.raises(RuntimeError, match='Call the loss right after each forward'):
+                    loss_fn(output, y)
+        check_training(net, loss_fn, steps=2)
+
+
+def test_loss_without_forward_and_twice(build, mode):
+    net = make(build, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    output = net(x)
+    with autograd.record():
+        with pytest.raises(RuntimeError, match='no KL terms'):
+            loss_fn(output, y)
+    for _ in range(2):
+        with autograd.record():
+            output = net(x)
+            loss_fn(output, y)
+            with pytest.raises(RuntimeError, match='already used'):
+                loss_fn(output, y)
+
+
+def test_failed_forward_leaves_no_terms(mode):
+    net = make(sequential, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    with autograd.record():
+        output = net(x)
+        with pytest.raises(Exception):
+            net(nd.zeros((BATCH, IN + 1))).wait_to_read()
+        with pytest.raises(RuntimeError, match='no KL terms'):
+            loss_fn(output, y)
+    check_training(net, loss_fn)
+
+
+def test_training_alone_decides(build, mode):
+    net = make(build, mode)
+    BBBLoss(net, NUM_TRAIN)
+    x, _ = batch()
+    net(x)
+    mean = net(x).asnumpy()
+
+    def is_mean():
+        return abs(net(x).asnumpy() - mean).max() < 1e-5
+
+    for _ in range(2):
+        assert is_mean()
+        with autograd.record(train_mode=False):
+            assert is_mean()
+        with autograd.pause():
+            assert is_mean()
+        if build is not with_dropout_and_batch_norm:    # whose running statistics move the mean
+            with autograd.record():
+                assert not is_mean()
+                with autograd.pause():
+                    assert is_mean()
+                with autograd.predict_mode():
+                    assert is_mean()
+            with autograd.train_mode():
+                assert not is_mean()
+
+
+def test_wrapped_afterwards(mode):
+    net = make(sequential, mode)
+    old = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    check_training(net, old)
+    outer = nn.HybridSequential()
+    outer.add(net, dense(OUT, in_units=OUT))
+    outer[1].initialize()
+    outer.hybridize()
+    outer(x)
+    for _ in range(3):
+        assert isinstance(outer(x), nd.NDArray)
+        with pytest.raises(RuntimeError, match='bigger hybridized block'):
+            forward_and_loss(outer, old, x, y)
+    # Terms of a direct forward do not stand in for those of the bigger block's first one.
+    with autograd.record():
+        net(x)
+    outer.hybridize()
+    with pytest.raises(RuntimeError, match='bigger hybridized block'):
+        forward_and_loss(outer, old, x, y)
+    new = BBBLoss(outer, NUM_TRAIN)
+    check_training(outer, new)
+    forward_and_loss(outer, old, x, y)      # now a loss on a part
+    np.testing.assert_allclose(old.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
+def test_wrapped_in_an_eager_block(mode):
+    net = make(sequential, mode)
+    old = BBBLoss(net, NUM_TRAIN)
+    outer = nn.HybridSequential()
+    outer.add(net, nn.Dense(OUT, in_units=OUT))
+    outer[1].initialize()
+    for _ in range(2):
+        forward_and_loss(outer, old, *batch())
+        np.testing.assert_allclose(old.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
+def test_several_inputs_and_outputs(mode):
+    class Net(gluon.HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.body, self.one, self.two = dense(7), dense(OUT), dense(1)
+
+        def hybrid_forward(self, F, a, b):
+            hidden = self.body(F.concat(a, b, dim=1))
+            return self.one(hidden), self.two(hidden)
+
+    class Both(gluon.loss.Loss):
+        def __init__(self):
+            super().__init__(None, 0)
+
+        def hybrid_forward(self, F, outputs, labels):
+            nll = -F.pick(F.log_softmax(outputs[0]), labels[0])
+            return nll + 0.5 * F.sum(F.square(F.broadcast_sub(outputs[1], labels[1])), axis=1)
+
+    net = make(Net, mode)
+    loss_fn = hybridize(BBBLoss(net, NUM_TRAIN, likelihood=Both()), mode)
+    x, y = batch()
+    for _ in range(3):
+        with autograd.record():
+            outputs = net(x, 2 * x)
+            assert [output.shape for output in outputs] == [(BATCH, OUT), (BATCH, 1)]
+            loss = loss_fn(outputs, [y, nd.ones((BATCH, 1))])
+        loss.backward()
+        assert loss.shape == (BATCH,)
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+        for rho in rhos(net):
+            assert abs(rho.grad().asnumpy()).min() > 0
+    one = BBBLoss(net, NUM_TRAIN)
+    with autograd.record():
+        assert one(net(x, x)[0], y).shape == (BATCH,)
+        with pytest.raises(TypeError, match='likelihood'):
+            one(net(x, x), y)
+
+
+def test_layer_alone_as_network(mode):
+    net = make(lambda: dense(OUT), mode)
+    check_training(net, BBBLoss(net, NUM_TRAIN))
+
+
+def test_own_block_made_bayesian(mode):
+    class Scale(gluon.HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.gain = self.params.get('gain', shape=(1, OUT), init='ones')
+                self.fixed = self.params.get_constant('fixed', nd.ones((1, OUT)))
+
+        def hybrid_forward(self, F, x, gain, fixed):
+            return F.broadcast_mul(F.broadcast_mul(x, gain), fixed)
+
+    class BayesScale(BayesBlock, Scale):
+        pass
+
+    net = nn.HybridSequential()
+    net.add(nn.Dense(OUT), BayesScale(prior=GaussianPrior(2.), initial_sigma=0.5))
+    net.initialize()
+    hybridize(net, mode)
+    assert list(net[1].posterior()) == ['gain']
+    check_training(net, BBBLoss(net, NUM_TRAIN))
+
+
+def test_export_of_a_tapped_network_has_the_output_alone(tmp_path):
+    net = make(deferred, {})
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    check_training(net, loss_fn)
+    x, _ = batch()
+    net.export(str(tmp_path / 'net'))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Cannot decide type')
+        block = gluon.SymbolBlock.imports(
+            str(tmp_path / 'net-symbol.json'), ['data'], str(tmp_path / 'net-0000.params'))
+    np.testing.assert_allclose(block(x).asnumpy(), net(x).asnumpy(), rtol=1e-5, atol=1e-6)
+    check_training(net, loss_fn)
+
+
+def test_forward_set_on_an_instance_is_not_overridden():
+    net = make(sequential, None)
+    net.forward = lambda x: x
+    with pytest.raises(RuntimeError, match='forward of its own'):
+        BBBLoss(net, NUM_TRAIN)

@@ -1,0 +1,142 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import math
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, nd
+from scipy import stats
+
+from bbb_layers import GaussianPrior, ScaleMixturePrior, posterior
+
+
+@pytest.mark.parametrize('dtype,rtol', [('float32', 1e-5), ('float64', 1e-12)])
+def test_sigma(dtype, rtol):
+    rho = nd.array(np.concatenate([np.linspace(-80, 80, 4001), [0., -1e-9, 1e-9, 500., 1e4]]), dtype=dtype)
+    rho.attach_grad()
+    with autograd.record():
+        sigma = posterior.sigma_from_rho(nd, rho)
+    sigma.backward()
+    exact = np.logaddexp(0, rho.asnumpy().astype('float64'))
+    np.testing.assert_allclose(sigma.asnumpy(), exact, rtol=rtol)
+    np.testing.assert_allclose(rho.grad.asnumpy(), 1 / (1 + np.exp(-rho.asnumpy().astype('float64'))), rtol=rtol)
+
+
+def test_sigma_has_a_floor():
+    sigma = posterior.sigma_from_rho(nd, nd.array([-90., -120., -1e4, -1e30])).asnumpy()
+    assert (sigma > 0).all() and np.isfinite(np.log(sigma)).all()
+
+
+@pytest.mark.parametrize('sigma', [1e-30, 1e-6, 0.05, 0.6931471805599453, 1., 30., 1000.])
+def test_rho_from_sigma_is_the_inverse(sigma):
+    rho = posterior.rho_from_sigma(sigma)
+    np.testing.assert_allclose(posterior.sigma_from_rho(nd, nd.array([rho], dtype='float64')).asscalar(), sigma,
+                               rtol=1e-12)
+
+
+def draws(shape, dtype='float32', mu=0., rho=0.):
+    return posterior.draw(nd, nd.full(shape, mu, dtype=dtype), nd.full(shape, rho, dtype=dtype))[0]
+
+
+@pytest.mark.parametrize('shape', [(1,), (2,), (1, 7), (7, 1), (5, 3), (4, 3, 2, 5)])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_draw_keeps_shape_and_dtype(shape, dtype):
+    weight = draws(shape, dtype)
+    assert weight.shape == shape and weight.dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_moments_and_distribution(dtype):
+    sigma = math.log(2)
+    noise = (draws((1001, 1000), dtype, mu=1.5).asnumpy().astype('float64') - 1.5) / sigma
+    n = noise.size
+    # Each within 5 standard errors of the moment's estimate.
+    assert abs(noise.mean()) < 5 / n ** 0.5
+    assert abs((noise ** 2).mean() - 1) < 5 * (2 / n) ** 0.5
+    assert abs((noise ** 3).mean()) < 5 * (15 / n) ** 0.5
+    assert abs((noise ** 4).mean() - 3) < 5 * (96 / n) ** 0.5
+    assert stats.kstest(noise.ravel(), 'norm').pvalue > 1e-4
+    for bound in (3, 4):
+        expected = 2 * stats.norm.sf(bound) * n
+        assert abs((abs(noise) > bound).sum() - expected) < 5 * expected ** 0.5
+    # The two halves come from the same uniform numbers, and neighbours from the same generator.
+    halves = noise[:500], noise[501:]
+    for a, b in [halves, (noise[:, :-1], noise[:, 1:]), (noise[:-1], noise[1:])]:
+        assert abs((a * b).mean()) < 5 / a.size ** 0.5
+        assert abs((a ** 2 * b ** 2).mean() - 1) < 5 * (8 / a.size) ** 0.5
+
+
+def test_draws_stay_finite():
+    # MXNet's uniform float32 numbers are exactly 1 about once in 5e7 times, and can be exactly 0.
+    for _ in range(40):
+        assert np.isfinite(draws((2000, 2000)).sum().asscalar())
+
+
+def test_seed_reproduces_a_draw():
+    mx.random.seed(5)
+    first = draws((30, 40)).asnumpy()
+    second = draws((30, 40)).asnumpy()
+    mx.random.seed(5)
+    np.testing.assert_array_equal(first, draws((30, 40)).asnumpy())
+    assert abs(first - second).max() > 0
+
+
+def numeric_gradient(f, value, step=1e-5):
+    gradient = np.zeros_like(value)
+    for index in np.ndindex(value.shape):
+        plus, minus = value.copy(), value.copy()
+        plus[index] += step
+        minus[index] -= step
+        gradient[index] = (f(plus) - f(minus)) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize('prior', [GaussianPrior(0.6), ScaleMixturePrior(0.25, 0.9, 0.1)], ids=repr)
+def test_gradients_against_finite_differences(prior, seed):
+    mu_value, rho_value = np.random.normal(size=(3, 5)), np.random.normal(-1, 1, size=(3, 5))
+    rho_value[0, 0] = 0.
+    slope = nd.array(np.random.normal(size=(3, 5)), dtype='float64')
+
+    def objective(mu, rho):
+        mx.random.seed(seed % 2 ** 31)      # holds the noise
+        weight, kl = posterior.draw(nd, mu, rho, prior)
+        return (weight * slope).sum() + weight.square().sum() + kl
+
+    def value(mu, rho):
+        return objective(nd.array(mu, dtype='float64'), nd.array(rho, dtype='float64')).asscalar()
+
+    mu, rho = nd.array(mu_value, dtype='float64'), nd.array(rho_value, dtype='float64')
+    mu.attach_grad()
+    rho.attach_grad()
+    with autograd.record():
+        loss = objective(mu, rho)
+    loss.backward()
+    np.testing.assert_allclose(mu.grad.asnumpy(), numeric_gradient(lambda v: value(v, rho_value), mu_value), rtol=1e-5,
+                               atol=1e-7)
+    np.testing.assert_allclose(rho.grad.asnumpy(), numeric_gradient(lambda v: value(mu_value, v), rho_value),
+                               rtol=1e-5, atol=1e-7)
+
+
+def test_pruned_weights_are_zero_without_gradient_and_kl():
+    mu, rho = nd.array([1., 2., 3.]), nd.array([-1., posterior.PRUNED_RHO, -1.])
+    mu.attach_grad()
+    rho.attach_grad()
+    with autograd.record():
+        weight, kl = posterior.draw(nd, mu, rho, ScaleMixturePrior())
+        loss = weight.sum() + kl
+    loss.backward()
+    assert weight.asnumpy()[1] == 0 and (weight.asnumpy()[[0, 2]] != 0).all()
+    for param in (mu, rho):
+        assert param.grad.asnumpy()[1] == 0 and (param.grad.asnumpy()[[0, 2]] != 0).all()
+    alone = posterior.kl_term(nd, GaussianPrior(), mu[:1], posterior.sigma_from_rho(nd, rho[:1]), None, nd.ones(1))
+    with_pruned = posterior.kl_term(nd, GaussianPrior(), mu[:2], posterior.sigma_from_rho(nd, rho[:2]), None,
+                                    posterior.kept(rho[:2]))
+    np.testing.assert_allclose(alone.asscalar(), with_pruned.asscalar(), rtol=1e-6)
+
+
+def test_nan_is_not_taken_for_pruned():
+    mu, rho = nd.array([1., math.nan]), nd.array([math.nan, -1.])
+    assert np.isnan(posterior.draw(nd, mu, rho)[0].asnumpy()).all()
+    mean, sigma = posterior.moments(mu, rho)
+    assert mean.asnumpy()[0] == 1 and np.isnan(mean.asnumpy()[1])
+    assert np.isnan(sigma.asnumpy()[0])

@@ -1,0 +1,171 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import math
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon, nd
+from scipy import integrate, stats
+
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, Prior, ScaleMixturePrior, kl_divergence, posterior
+
+
+class CauchyPrior(Prior):
+    """A user's prior: log_prob alone."""
+
+    def log_prob(self, w):
+        return -(1 + w.square()).log() - math.log(math.pi)
+
+
+def mixture_log_prob(w, pi=0.5, sigma1=0.75, sigma2=0.01):
+    return np.logaddexp(math.log(pi) + stats.norm.logpdf(w, scale=sigma1),
+                        math.log1p(-pi) + stats.norm.logpdf(w, scale=sigma2))
+
+
+CASES = [
+    (GaussianPrior(), lambda w: stats.norm.logpdf(w)),
+    (GaussianPrior(0.3), lambda w: stats.norm.logpdf(w, scale=0.3)),
+    (ScaleMixturePrior(), mixture_log_prob),
+    (ScaleMixturePrior(0.25, 1., math.exp(-6)), lambda w: mixture_log_prob(w, 0.25, 1., math.exp(-6))),
+    (ScaleMixturePrior(0.9, 0.1, 2.), lambda w: mixture_log_prob(w, 0.9, 0.1, 2.)),
+    (ScaleMixturePrior(0.3, 0.5, 0.5), lambda w: stats.norm.logpdf(w, scale=0.5)),
+    (CauchyPrior(), stats.cauchy.logpdf),
+]
+IDS = ['%r-%d' % (prior, i) for i, (prior, _) in enumerate(CASES)]
+
+
+@pytest.mark.parametrize('prior,exact', CASES, ids=IDS)
+@pytest.mark.parametrize('dtype,rtol', [('float32', 3e-5), ('float64', 1e-6)])
+def test_log_prob(prior, exact, dtype, rtol):
+    w = np.concatenate([np.linspace(-3, 3, 601), [1e-8, 20., -20., 300.]]).astype(dtype)
+    np.testing.assert_allclose(prior.log_prob(nd.array(w, dtype=dtype)).asnumpy(), exact(w.astype('float64')),
+                               rtol=rtol, atol=rtol)
+    symbol = prior.log_prob(mx.sym.var('w'))
+    np.testing.assert_allclose(symbol.eval(w=nd.array(w, dtype=dtype))[0].asnumpy(),
+                               prior.log_prob(nd.array(w, dtype=dtype)).asnumpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('prior', [ScaleMixturePrior(), ScaleMixturePrior(0.5, 1., 1e-6),
+                                   ScaleMixturePrior(1e-6, 1e3, 1e-3), ScaleMixturePrior(0.5, 1e-18, 1e18)], ids=repr)
+def test_scale_mixture_is_finite_for_every_weight(prior):
+    largest = np.finfo('float32').max
+    w = nd.array([0, 1e-45, 1e-30, 1., 20., 1e10, 1e19, 1e30, largest])
+    w = nd.concat(w, -w, dim=0)
+    w.attach_grad()
+    with autograd.record():
+        log_prob = prior.log_prob(w)
+    log_prob.backward()
+    assert np.isfinite(log_prob.asnumpy()).all()
+    assert np.isfinite(w.grad.asnumpy()).all()
+    sigma = nd.ones_like(w)
+    assert np.isfinite(prior.kl(w, sigma, w).asnumpy()).all()
+
+
+@pytest.mark.parametrize('prior,exact', CASES, ids=IDS)
+def test_log_prob_gradient(prior, exact):
+    w = nd.array([-2., -0.3, -0.011, 0.004, 0.05, 1.7], dtype='float64')
+    w.attach_grad()
+    with autograd.record():
+        log_prob = prior.log_prob(w)
+    log_prob.backward()
+    step = 1e-6
+    numeric = (exact(w.asnumpy() + step) - exact(w.asnumpy() - step)) / (2 * step)
+    np.testing.assert_allclose(w.grad.asnumpy(), numeric, rtol=1e-5, atol=1e-5)
+
+
+MU, SIGMA = np.array([-0.8, 0.02, 0.3]), np.array([0.2, 0.05, 0.7])
+
+
+def quadrature(exact):
+    def kl(mu, sigma):
+        q = stats.norm(mu, sigma)
+        value, _ = integrate.quad(lambda w: q.pdf(w) * (q.logpdf(w) - exact(w)), mu - 12 * sigma, mu + 12 * sigma,
+                                  points=[0., mu], limit=400)
+        return value
+    return sum(kl(mu, sigma) for mu, sigma in zip(MU, SIGMA))
+
+
+@pytest.mark.parametrize('prior,exact', CASES, ids=IDS)
+def test_kl_against_quadrature(prior, exact):
+    shape = (3, 100000)
+    mu, sigma = (nd.broadcast_to(nd.array(values).reshape((-1, 1)), shape) for values in (MU, SIGMA))
+    weight = mu + sigma * nd.random.normal(shape=shape)
+    terms = prior.kl(mu, sigma, weight).asnumpy().astype('float64')
+    estimate, error = terms.mean(axis=1).sum(), (terms.var(axis=1).sum() / shape[1]) ** 0.5
+    expected = quadrature(exact)
+    if prior.closed_form:
+        np.testing.assert_allclose(estimate, expected, rtol=1e-5)
+    else:
+        assert error < 0.02 * abs(expected)
+        assert abs(estimate - expected) < 5 * error + 1e-4 * abs(expected)
+
+
+def test_closed_form_against_monte_carlo():
+    prior, sampled = GaussianPrior(0.4), Prior.kl
+    shape = (3, 200000)
+    mu, sigma = (nd.broadcast_to(nd.array(values).reshape((-1, 1)), shape) for values in (MU, SIGMA))
+    terms = sampled(prior, mu, sigma, mu + sigma * nd.random.normal(shape=shape)).asnumpy().astype('float64')
+    error = (terms.var(axis=1).sum() / shape[1]) ** 0.5
+    assert abs(terms.mean(axis=1).sum() - prior.kl(mu, sigma, None).asnumpy().mean(axis=1).sum()) < 5 * error
+
+
+@pytest.mark.parametrize('prior,exact', CASES, ids=IDS)
+def test_kl_divergence_of_a_layer(prior, exact):
+    layer = BayesDense(3, in_units=1, use_bias=False, prior=prior)
+    layer.initialize()
+    layer.weight.set_data(nd.array(MU).reshape((-1, 1)))
+    layer.weight_rho.set_data(nd.array([posterior.rho_from_sigma(sigma) for sigma in SIGMA]).reshape((-1, 1)))
+    one = [kl_divergence(layer).asscalar() for _ in range(400)]
+    many = [kl_divergence(layer, num_samples=20).asscalar() for _ in range(20)]
+    expected = quadrature(exact)
+    for estimates in (one, many):
+        error = np.std(estimates) / len(estimates) ** 0.5
+        assert abs(np.mean(estimates) - expected) < 5 * error + 1e-4 * abs(expected)
+    assert (np.std(one) < 1e-6) == prior.closed_form
+    if not prior.closed_form:
+        assert np.std(many) < 0.6 * np.std(one)
+
+
+def test_prior_of_ones_own_trains(mode):
+    from conftest import hybridize
+    layer = BayesDense(2, prior=CauchyPrior())
+    layer.initialize()
+    hybridize(layer, mode)
+    loss_fn = BBBLoss(layer, 10, likelihood=gluon.loss.L2Loss())
+    for _ in range(3):
+        with autograd.record():
+            loss = loss_fn(layer(nd.ones((4, 3))), nd.ones((4, 2)))
+        loss.backward()
+        assert np.isfinite(loss.asnumpy()).all()
+        assert abs(layer.weight_rho.grad().asnumpy()).min() > 0
+
+
+def test_prior_without_log_prob():
+    with pytest.raises(NotImplementedError, match='Empty must define log_prob'):
+        type('Empty', (Prior,), {})().kl(nd.ones(1), nd.ones(1), nd.ones(1))
+
+
+def test_equality():
+    assert GaussianPrior(1) == GaussianPrior(1.) != GaussianPrior(2.)
+    assert hash(GaussianPrior(1)) == hash(GaussianPrior(1.))
+    assert ScaleMixturePrior() == ScaleMixturePrior(0.5, 0.75, 0.01) != ScaleMixturePrior(0.25)
+    assert GaussianPrior() != ScaleMixturePrior()
+
+
+@pytest.mark.parametrize('build,message', [
+    (lambda: GaussianPrior(0), r'sigma must be positive and finite \(saw: 0.0\)'),
+    (lambda: GaussianPrior(-1.), 'sigma'), (lambda: GaussianPrior(math.nan), 'sigma'),
+    (lambda: GaussianPrior(math.inf), 'sigma'),
+    (lambda: ScaleMixturePrior(pi=0), r'pi must be between 0 and 1, both excluded \(saw: 0.0\)'),
+    (lambda: ScaleMixturePrior(pi=1), 'pi'), (lambda: ScaleMixturePrior(pi=math.nan), 'pi'),
+    (lambda: ScaleMixturePrior(0.5, 0., 1.), 'sigma1'), (lambda: ScaleMixturePrior(0.5, 1., -1.), 'sigma2'),
+])
+def test_bad_values(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize('value', ['1', None, True, [1.]])
+def test_bad_types(value):
+    with pytest.raises(TypeError, match='sigma must be a number'):
+        GaussianPrior(value)
