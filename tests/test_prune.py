@@ -1,0 +1,195 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import math
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import hybridize
+from mxnet import autograd, gluon, nd
+from mxnet.gluon import nn
+
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence, prune, signal_to_noise
+
+SIZE = 5 * 6 + 5 + 3 * 5 + 3
+
+
+def make(ctx=None):
+    net = nn.HybridSequential()
+    net.add(BayesDense(5, activation='relu', bias_initializer=mx.init.Normal(0.5), prior=GaussianPrior(), in_units=6),
+            nn.Dense(5, in_units=5), BayesDense(3, bias_initializer=mx.init.Normal(0.5), in_units=5))
+    net.initialize(mx.init.Normal(0.5), ctx=ctx)
+    for name, param in net.collect_params('.*_rho$').items():
+        param.set_data(nd.random.normal(-1, 1, shape=param.shape))
+    return net
+
+
+def ratios(net):
+    return np.concatenate([ratio.asnumpy().ravel() for ratio in signal_to_noise(net).values()])
+
+
+def pruned(net):
+    return np.concatenate([value.asnumpy().ravel() == 0 for layer in (net[0], net[2])
+                           for value, _ in layer.posterior().values()])
+
+
+def test_signal_to_noise():
+    net = make()
+    result = signal_to_noise(net)
+    assert list(result) == [net[0].weight.name, net[0].bias.name, net[2].weight.name, net[2].bias.name]
+    for layer in (net[0], net[2]):
+        for name in ('weight', 'bias'):
+            mu, sigma = (value.asnumpy() for value in layer.posterior()[name])
+            np.testing.assert_allclose(result[getattr(layer, name).name].asnumpy(), abs(mu) / sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize('fraction', [0, 0., 0.1, 0.29, 0.5, 0.75, 0.999, 1, 1.])
+def test_prunes_exactly_the_lowest_ratios(fraction):
+    net = make()
+    before = ratios(net)
+    count = math.floor(SIZE * fraction)
+    assert prune(net, fraction) == count
+    expected = np.zeros(SIZE, bool)
+    expected[np.argsort(before)[:count]] = True
+    np.testing.assert_array_equal(pruned(net), expected)
+    np.testing.assert_array_equal(ratios(net), np.where(expected, 0, before))
+    np.testing.assert_array_equal(net[0].weight.data().asnumpy().ravel() == 0, expected[:30])
+
+
+def test_pruning_in_steps_is_pruning_at_once():
+    net, other = make(), make()
+    for name, param in net._collect_params_with_prefix().items():
+        other._collect_params_with_prefix()[name].set_data(param.data())
+    for fraction in (0.1, 0.25, 0.5, 0.5, 0.75):
+        prune(net, fraction)
+    prune(other, 0.75)
+    np.testing.assert_array_equal(pruned(net), pruned(other))
+    with pytest.raises(ValueError, match=r'fraction must be at least 39 / 53, .* \(saw: 0.5\)'):
+        prune(net, 0.5)
+
+
+def test_ties_are_pruned_in_the_order_of_the_parameters():
+    net = BayesDense(4, in_units=1, weight_initializer='ones', bias_initializer='ones')
+    net.initialize()
+    assert prune(net, 0.5) == 4
+    assert (net.posterior()['weight'][0].asnumpy() == 0).all() and (net.posterior()['bias'][0].asnumpy() == 1).all()
+    net = BayesDense(4, in_units=1, weight_initializer='zeros')
+    net.initialize()
+    assert prune(net, 0.25) == 2    # alive weights with mu = 0 are not taken for pruned ones
+    assert (net.posterior()['weight'][1].asnumpy() == 0).sum() == 2
+
+
+@pytest.mark.parametrize('reload', [False, True])
+def test_pruned_weights_stay_zero(mode, reload, tmp_path):
+    net = hybridize(make(), mode)
+    loss_fn = BBBLoss(net, 10)
+    x, y = nd.random.normal(shape=(8, 6)), nd.array(np.random.randint(0, 3, 8))
+    trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': 0.01, 'wd': 0.01})
+
+    def step():
+        with autograd.record():
+            loss = loss_fn(net(x), y)
+        loss.backward()
+        return loss
+
+    step()      # momentum that moves mu on after pruning
+    trainer.step(8)
+    prune(net, 0.6)
+    mask = pruned(net)
+    if reload:
+        net.save_parameters(str(tmp_path / 'pruned.params'))
+        net = hybridize(make(), mode)
+        loss_fn = BBBLoss(net, 10)
+        net(x)
+        net.load_parameters(str(tmp_path / 'pruned.params'))
+        trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': 0.01, 'wd': 0.01})
+    for _ in range(4):
+        loss = step()
+        gradients = [np.concatenate([getattr(layer, name + suffix).grad().asnumpy().ravel()
+                                     for layer in (net[0], net[2]) for name in ('weight', 'bias')])
+                     for suffix in ('', '_rho')]
+        for gradient in gradients:
+            assert (gradient[mask] == 0).all() and abs(gradient[~mask]).max() > 0
+        trainer.step(8)
+        np.testing.assert_array_equal(pruned(net), mask)
+        assert np.isfinite(loss.asnumpy()).all()
+    # every draw and the mean: an output depends on no pruned weight
+    net[2].weight_rho.set_data(nd.full((3, 5), -1e4))
+    net[2].bias_rho.set_data(nd.full((3,), -1e4))
+    for train_mode in (False, True):
+        with autograd.train_mode() if train_mode else autograd.predict_mode():
+            np.testing.assert_array_equal(net(x).asnumpy(), np.zeros((8, 3)))
+
+
+def test_pruned_weights_add_no_kl(mode):
+    net = hybridize(make(), mode)[0]
+    loss_fn = BBBLoss(net, 10, likelihood=gluon.loss.L2Loss())
+    prune(net, 0.5)
+    mu, sigma = (np.concatenate([pair[i].asnumpy().ravel() for pair in net.posterior().values()]) for i in (0, 1))
+    alive = sigma > 0
+    expected = (-np.log(sigma[alive]) + (sigma[alive] ** 2 + mu[alive] ** 2) / 2 - 0.5).sum()
+    np.testing.assert_allclose(kl_divergence(net).asscalar(), expected, rtol=1e-5)
+    for _ in range(2):
+        with autograd.record():
+            loss_fn(net(nd.ones((2, 6))), nd.ones((2, 5)))
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), expected, rtol=1e-5)
+
+
+def test_everything_pruned(mode):
+    net = hybridize(make(), mode)
+    loss_fn = BBBLoss(net, 10)
+    assert prune(net, 1.) == SIZE
+    assert kl_divergence(net).asscalar() == 0
+    with autograd.record():
+        loss = loss_fn(net(nd.ones((2, 6))), nd.zeros(2))
+    loss.backward()
+    np.testing.assert_allclose(loss.asnumpy(), math.log(3), rtol=1e-5)
+    np.testing.assert_array_equal(net[0].weight.grad().asnumpy(), np.zeros((5, 6)))
+
+
+def test_on_every_context():
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    net = make(contexts)
+    prune(net, 0.5)
+    for layer in (net[0], net[2]):
+        for name in ('weight', 'bias'):
+            np.testing.assert_array_equal(*[layer.posterior(ctx)[name][0].asnumpy() for ctx in contexts])
+    assert pruned(net).sum() == SIZE // 2
+
+
+def test_shared_parameters_count_once():
+    one = BayesDense(4, in_units=4)
+    two = BayesDense(4, in_units=4, params=one.params)
+    net = nn.HybridSequential()
+    net.add(one, two)
+    net.initialize(mx.init.Normal(1.))
+    assert prune(net, 0.5) == 10
+
+
+@pytest.mark.parametrize('fraction', [-0.1, 1.0001, math.nan, math.inf, '0.5', None, True])
+def test_bad_fractions(fraction):
+    net = make()
+    with pytest.raises((ValueError, TypeError), match='fraction must be'):
+        prune(net, fraction)
+    assert pruned(net).sum() == 0
+
+
+def test_nan_changes_nothing():
+    for param in ('weight', 'bias_rho'):
+        net = make()
+        net[2].__dict__[param].set_data(nd.full(net[2].__dict__[param].shape, math.nan))
+        for function in (lambda: prune(net, 0.5), lambda: signal_to_noise(net)):
+            with pytest.raises(ValueError, match='must not be NaN'):
+                function()
+        assert pruned(net)[:30].sum() == 0
+
+
+def test_errors():
+    with pytest.raises(ValueError, match='at least one Bayesian layer'):
+        prune(nn.Dense(3), 0.5)
+    layer = BayesDense(3)
+    for function in (lambda: prune(layer, 0.5), lambda: signal_to_noise(layer)):
+        with pytest.raises(RuntimeError, match='has not been initialized'):
+            function()
+    layer.initialize()
+    with pytest.raises(gluon.parameter.DeferredInitializationError):
+        prune(layer, 0.5)
