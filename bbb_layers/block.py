@@ -2,6 +2,7 @@
 """The mixin that makes a Gluon layer Bayesian."""
 import inspect
 
+import numpy as np
 from mxnet import autograd, ndarray, symbol
 from mxnet.gluon import Parameter
 
@@ -39,7 +40,7 @@ class BayesBlock(object):
     TypeError
         If ``prior`` is not a Prior.
     ValueError
-        If ``initial_sigma`` is not positive and finite.
+        If ``initial_sigma`` is not positive and finite, or a dtype is neither float32 nor float64.
 
     References
     ----------
@@ -73,12 +74,17 @@ class BayesBlock(object):
             self._add_rho(name, value)
 
     def _add_rho(self, name, mu):
+        _check_dtype(mu.dtype)
         rho_name = mu.name + '_rho'
         rho = self.params._get_impl(rho_name)       # that of a layer this one shares its Parameters with
         if rho is None:
             rho = self.params._params[rho_name] = RhoParameter(mu, self._initial_sigma)
         self._rhos[name] = rho
         setattr(self, name + '_rho', rho)
+
+    def cast(self, dtype):
+        _check_dtype(dtype)
+        super().cast(dtype)
 
     def hybrid_forward(self, F, x, *args, **params):
         frame = collect.current_frame(F)
@@ -128,6 +134,11 @@ class BayesBlock(object):
     def __repr__(self):
         base = super().__repr__()
         return '%s, prior=%r)' % (base[:-1], self._prior) if base.endswith(')') else base
+
+
+def _check_dtype(dtype):
+    if np.dtype(dtype) not in (np.dtype('float32'), np.dtype('float64')):
+        raise ValueError('dtype of a Bayesian layer must be float32 or float64 (saw: %s)' % np.dtype(dtype))
 
 
 def _joint_signature(cls):

@@ -20,7 +20,8 @@ class Prior(object):
 
     A subclass defines :meth:`log_prob` and gets a KL divergence from one sample; one whose divergence has a closed
     form overrides :meth:`kl` and sets ``closed_form``. Both must be written with operators that NDArray and Symbol
-    share (``w.square()``, ``-w``, ``w.abs()``, ...). Two priors of one class with equal attributes are equal.
+    share (``w.square()``, ``-w``, ``w.abs()``, ...). Attributes cannot be changed once they are set. Two priors of one
+    class with equal attributes are equal.
 
     Examples
     --------
@@ -63,8 +64,14 @@ class Prior(object):
         """
         return negative_entropy(_operators(sigma), sigma) - self.log_prob(w)
 
+    def __setattr__(self, name, value):
+        # A traced graph holds a prior's numbers: a change would reach some forwards and not others.
+        if name in self.__dict__:
+            raise AttributeError('%s of a %s cannot be changed; make a new prior' % (name, type(self).__name__))
+        super(Prior, self).__setattr__(name, value)
+
     def __eq__(self, other):
-        return type(self) is type(other) and self.__dict__ == other.__dict__
+        return self is other or (type(self) is type(other) and self.__dict__ == other.__dict__)
 
     def __ne__(self, other):
         return not self == other

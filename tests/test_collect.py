@@ -232,6 +232,59 @@ def test_two_contexts(build, mode):
             loss_fn(outputs[1], ys[1])
 
 
+def test_several_draws_in_one_step(mode):
+    net = make(sequential, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    forward_and_loss(net, loss_fn, x, y)
+    gradients = []
+    for together in (True, False):
+        mx.random.seed(11)
+        net.collect_params().setattr('grad_req', 'write' if together else 'add')
+        net.collect_params().zero_grad()
+        if together:
+            with autograd.record():
+                losses = [loss_fn(net(x), y) for _ in range(3)]
+                total = losses[0] + losses[1] + losses[2]
+            total.backward()
+        else:
+            for _ in range(3):
+                forward_and_loss(net, loss_fn, x, y)[1].backward()
+        gradients.append([param.grad().asnumpy() for param in net.collect_params().values()])
+    for one, other in zip(*gradients):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_changing_size(mode):
+    net = make(deferred, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for size in (6, 1, 4, 6, 2):
+        _, loss = forward_and_loss(net, loss_fn, x[:size], y[:size])
+        loss.backward()
+        assert loss.shape == (size,)
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
+def test_second_network_on_the_same_parameters(mode):
+    net = make(Residual, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    check_training(net, loss_fn, steps=2)
+    other = hybridize(Residual(prefix=net.prefix, params=net.collect_params()), mode)
+    assert other.first.weight_rho is net.first.weight_rho
+    x, y = batch()
+    other(x)
+    with autograd.record():
+        output = net(x)
+        with autograd.pause():
+            np.testing.assert_array_equal(other(x).asnumpy(), other(x).asnumpy())
+        loss_fn(output, y)      # the other network is not part of this loss, and leaves its terms alone
+    np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+    np.testing.assert_array_equal(other(x).asnumpy(), net(x).asnumpy())
+    with pytest.raises(RuntimeError, match='no KL terms'):
+        forward_and_loss(other, loss_fn, x, y)
+
+
 def test_estimator(mode):
     from mxnet.gluon.contrib.estimator import Estimator
     data = gluon.data.ArrayDataset(nd.random.normal(shape=(20, IN)), nd.array(np.random.randint(0, OUT, 20)))

@@ -157,7 +157,7 @@ def test_tiny_initial_sigma_trains(mode, initial_sigma):
     ({'initial_sigma': math.inf}, ValueError, 'initial_sigma'), ({'initial_sigma': '1'}, TypeError, 'initial_sigma'),
     ({'prior': 'gaussian'}, TypeError, "prior must be an instance of Prior .saw: 'gaussian'"),
     ({'prior': GaussianPrior}, TypeError, 'prior must be an instance'),
-    ({'sigma': 1.}, TypeError, 'sigma'),
+    ({'sigma': 1.}, TypeError, 'sigma'), ({'dtype': 'float16'}, ValueError, 'dtype .* float32 or float64'),
 ])
 def test_bad_arguments(kwargs, error, message):
     with pytest.raises(error, match=message):
@@ -181,3 +181,11 @@ def test_a_users_layer_is_one_line():
     assert layer(nd.array([[-4.]])).asscalar() == -1.
     with autograd.train_mode():
         assert layer(nd.array([[-4.]])).asscalar() != -1.
+
+
+def test_cast_to_an_unsupported_dtype():
+    layer = initialized(3, in_units=4)
+    for dtype in ('float16', 'int32'):
+        with pytest.raises(ValueError, match='dtype of a Bayesian layer must be float32 or float64'):
+            layer.cast(dtype)
+    assert layer(nd.ones((2, 4))).dtype == np.float32

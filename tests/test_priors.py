@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import copy
 import math
+import pickle
 
 import mxnet as mx
 import numpy as np
@@ -169,3 +171,13 @@ def test_bad_values(build, message):
 def test_bad_types(value):
     with pytest.raises(TypeError, match='sigma must be a number'):
         GaussianPrior(value)
+
+
+def test_attributes_cannot_change():
+    prior = GaussianPrior(1.)
+    with pytest.raises(AttributeError, match='sigma of a GaussianPrior cannot be changed'):
+        prior.sigma = 2.
+    layer = BayesDense(3, prior=prior)
+    with pytest.raises(AttributeError):
+        layer.prior = GaussianPrior(2.)
+    assert copy.deepcopy(prior) == prior == pickle.loads(pickle.dumps(prior))
