@@ -1,0 +1,32 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""README's Python runs as it stands, from top to bottom."""
+import re
+from pathlib import Path
+
+import numpy as np
+
+import bbb_layers
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def test_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
+    assert len(snippets) >= 7
+    names = {}
+    for snippet in snippets:
+        print(snippet)
+        exec(compile(snippet, 'README.md', 'exec'), names)
+    net, data, label = names['net'], names['data'], names['label']
+    assert np.isfinite(names['loss'].asnumpy()).all()
+    assert (net(data).argmax(axis=1) == label).mean().asscalar() > 0.3
+    assert net[0].weight.grad_req == 'null' and net[0].weight_rho.lr_mult == 0.1
+
+
+def test_what_it_names_exists():
+    for target in re.findall(r'(?:^|`)make (\w+)', README, re.MULTILINE):
+        assert re.search('^%s:' % target, (ROOT / 'Makefile').read_text(), re.MULTILINE), target
+    for name in bbb_layers.__all__:
+        assert hasattr(bbb_layers, name), name
