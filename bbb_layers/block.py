@@ -29,7 +29,7 @@ class BayesBlock(object):
     Parameters
     ----------
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
-        Prior of every weight.
+        Prior of every weight. Layers that share Parameters share their prior, which is then the default.
     initial_sigma : float, default 0.05
         Standard deviation of the posterior at the start, positive and finite.
     *args, **kwargs
@@ -40,7 +40,8 @@ class BayesBlock(object):
     TypeError
         If ``prior`` is not a Prior.
     ValueError
-        If ``initial_sigma`` is not positive and finite, or a dtype is neither float32 nor float64.
+        If ``initial_sigma`` is not positive and finite, a dtype is neither float32 nor float64, or ``prior`` is not
+        that of the layer that this one shares its Parameters with.
 
     References
     ----------
@@ -54,9 +55,7 @@ class BayesBlock(object):
             cls.__signature__ = _joint_signature(cls)
 
     def __init__(self, *args, prior=None, initial_sigma=0.05, **kwargs):
-        if prior is None:
-            prior = default_prior
-        if not isinstance(prior, Prior):
+        if not isinstance(prior, (Prior, type(None))):
             raise TypeError('prior must be an instance of Prior (saw: %r)' % (prior,))
         self._prior = prior
         self._initial_sigma = check_positive('initial_sigma', initial_sigma)
@@ -66,7 +65,7 @@ class BayesBlock(object):
     @property
     def prior(self):
         """The prior of this layer's weights."""
-        return self._prior
+        return default_prior if self._prior is None else self._prior
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
@@ -78,7 +77,12 @@ class BayesBlock(object):
         rho_name = mu.name + '_rho'
         rho = self.params._get_impl(rho_name)       # that of a layer this one shares its Parameters with
         if rho is None:
-            rho = self.params._params[rho_name] = RhoParameter(mu, self._initial_sigma)
+            rho = self.params._params[rho_name] = RhoParameter(mu, self._initial_sigma, self.prior)
+        if self._prior is None:
+            self._prior = rho.prior
+        if self._prior != rho.prior:
+            raise ValueError('prior must be that of the layer which shares Parameter %s, %r (saw: %r)' % (
+                mu.name, rho.prior, self._prior))
         self._rhos[name] = rho
         setattr(self, name + '_rho', rho)
 
@@ -100,7 +104,7 @@ class BayesBlock(object):
             if F is symbol:
                 collect.forget(rho)
             return posterior.draw(F, mu_value, rho_value)[0]
-        return frame.draw(rho, self._prior, None if F is symbol else mu_value.ctx,
+        return frame.draw(rho, None if F is symbol else mu_value.ctx,
                           lambda prior: posterior.draw(F, mu_value, rho_value, prior))
 
     def posterior(self, ctx=None):
@@ -133,7 +137,7 @@ class BayesBlock(object):
 
     def __repr__(self):
         base = super().__repr__()
-        return '%s, prior=%r)' % (base[:-1], self._prior) if base.endswith(')') else base
+        return '%s, prior=%r)' % (base[:-1], self.prior) if base.endswith(')') else base
 
 
 def _check_dtype(dtype):

@@ -52,30 +52,18 @@ def walk(net):
 
 
 def posterior_parameters(net):
-    """The rho Parameters of all Bayesian layers in ``net``, each with its prior, in the order of the layers.
-
-    Raises
-    ------
-    ValueError
-        If layers that share a Parameter have different priors.
-    """
-    priors = {}
-    for block in walk(net):
-        for rho in getattr(block, '_rhos', {}).values():
-            if priors.setdefault(rho, block.prior) != block.prior:
-                raise ValueError('layers that share Parameter %s must have the same prior (saw: %r and %r)' % (
-                    rho.mu.name, priors[rho], block.prior))
-    return priors
+    """The rho Parameters of all Bayesian layers in ``net``, each once, in the order of the layers."""
+    return list({rho: None for block in walk(net) for rho in getattr(block, '_rhos', {}).values()})
 
 
 def bayesian(net):
     """:func:`posterior_parameters`, but TypeError if ``net`` is no block and ValueError if it has no Bayesian layer."""
     if not isinstance(net, Block):
         raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
-    priors = posterior_parameters(net)
-    if not priors:
+    rhos = posterior_parameters(net)
+    if not rhos:
         raise ValueError('net must hold at least one Bayesian layer, such as BayesDense (saw: %r)' % (net,))
-    return priors
+    return rhos
 
 
 class _Entry(object):
@@ -96,26 +84,21 @@ class _Frame(object):
         self.traced = traced
         self.with_terms = with_terms
         self.terms = {}             # rho -> [KL term, one for each context]
-        self._draws = {}            # (rho, context, recorded) -> (draw, prior)
+        self._draws = {}            # (rho, context, recorded) -> draw
         self._inside_graphs = set()  # (rho, context) of draws that were made inside a child's cached graph
 
-    def draw(self, rho, prior, where, make):
-        """The draw of this frame for ``rho``: an earlier one, or else ``make(prior or None)``."""
+    def draw(self, rho, where, make):
+        """The draw of this frame for ``rho``: an earlier one, or else a new one from ``make(prior or None)``."""
         # A draw that was not recorded has no gradient: a recorded one must not be replaced by it.
         key = rho, where, self.traced or autograd.is_recording()
         if (rho, where) in self._inside_graphs:
             raise _drawn_inside(rho)
         if key not in self._draws:
             with_term = self.traced or (self.with_terms and autograd.is_recording())
-            weight, term = make(prior if with_term else None)
-            self._draws[key] = weight, prior
+            self._draws[key], term = make(rho.prior if with_term else None)
             if term is not None:
                 self.terms.setdefault(rho, []).append(term)
-        weight, first_prior = self._draws[key]
-        if prior != first_prior:
-            raise ValueError('layers that share Parameter %s must have the same prior (saw: %r and %r)' % (
-                rho.mu.name, first_prior, prior))
-        return weight
+        return self._draws[key]
 
     def deposit(self, terms, context):
         """Take over the terms of a child's cached graph, which drew its weights inside."""
@@ -180,12 +163,12 @@ def leaves(args):
             yield arg
 
 
-def take_terms(priors, context):
+def take_terms(rhos, context):
     """The KL terms of the latest forward on ``context``, handed out once.
 
     Parameters
     ----------
-    priors : iterable of rho Parameters
+    rhos : iterable of rho Parameters
     context : Context
 
     Returns
@@ -198,7 +181,7 @@ def take_terms(priors, context):
     RuntimeError
         If there was no recorded training forward, or its terms were used before.
     """
-    entries = {rho: _latest.get(rho, {}).get(context) for rho in priors}
+    entries = {rho: _latest.get(rho, {}).get(context) for rho in rhos}
     present = [entry for entry in entries.values() if entry is not None]
     if not present:
         raise RuntimeError(

@@ -67,8 +67,8 @@ class BBBLoss(Loss):
     Raises
     ------
     ValueError
-        If ``net`` has no Bayesian layer, ``num_train`` is not positive, ``kl_weight`` is negative, layers that share
-        Parameters have different priors, or ``likelihood`` does not return shape (batch_size,).
+        If ``net`` has no Bayesian layer, ``num_train`` is not positive, ``kl_weight`` is negative, or ``likelihood``
+        does not return shape (batch_size,).
     RuntimeError
         If, in train mode, there was no recorded forward in train mode since the last loss.
 
@@ -149,11 +149,10 @@ class BBBLoss(Loss):
         net = self._net.block
         if not autograd.is_training():
             return kl_divergence(net, context)
-        priors = collect.posterior_parameters(net)
-        terms = collect.take_terms(priors, context)
+        terms = collect.take_terms(collect.posterior_parameters(net), context)
         if any(term is None for term in terms.values()):
             collect.tap(net)    # a block that came after this loss may have kept its terms to itself
-        return _total(_from_parameters(rho, priors[rho], context) if term is None else term
+        return _total(_from_parameters(rho, context) if term is None else term
                       for rho, term in terms.items())
 
     def __deepcopy__(self, memo):
@@ -194,14 +193,13 @@ def kl_divergence(net, ctx=None, num_samples=1):
         If ``net`` is not initialized yet.
     """
     num_samples = check_count('num_samples', num_samples)
-    return _total(_from_parameters(rho, prior, ctx or rho.mu.list_ctx()[0], num_samples)
-                  for rho, prior in collect.bayesian(net).items())
+    return _total(_from_parameters(rho, ctx or rho.mu.list_ctx()[0], num_samples) for rho in collect.bayesian(net))
 
 
-def _from_parameters(rho, prior, context, num_samples=1):
-    draws = 1 if prior.closed_form else num_samples
+def _from_parameters(rho, context, num_samples=1):
+    draws = 1 if rho.prior.closed_form else num_samples
     mu_value, rho_value = rho.mu.data(context), rho.data(context)
-    return ndarray.add_n(*[posterior.draw(ndarray, mu_value, rho_value, prior)[1] for _ in range(draws)]) / draws
+    return ndarray.add_n(*[posterior.draw(ndarray, mu_value, rho_value, rho.prior)[1] for _ in range(draws)]) / draws
 
 
 def _total(terms):

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The Parameter rho, which follows its mu."""
+"""The Parameter rho, which follows its mu and knows their prior."""
 from mxnet import initializer
 from mxnet.gluon import Parameter
 from mxnet.gluon.utils import shape_is_known
@@ -20,10 +20,13 @@ class RhoParameter(Parameter):
     mu : Parameter
     sigma : float
         Standard deviation at the start.
+    prior : Prior
+        Prior of the weights. It stands here and not with a layer, since layers that share the Parameters share it.
     """
 
-    def __init__(self, mu, sigma):
+    def __init__(self, mu, sigma, prior):
         self.mu = mu
+        self.prior = prior
         super(RhoParameter, self).__init__(
             mu.name + '_rho', shape=mu.shape, dtype=mu.dtype, wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)

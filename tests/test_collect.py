@@ -10,7 +10,7 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, kl_divergence
+from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, kl_divergence
 
 NUM_TRAIN = 50
 BATCH, IN, OUT = 6, 5, 4
@@ -476,14 +476,11 @@ def test_draw_without_gradient_is_not_reused_under_record():
     assert abs(net.layer.weight.grad().asnumpy()).min() > 0
 
 
-def test_tied_layers_with_different_priors():
-    with pytest.raises(ValueError, match='same prior'):
-        BBBLoss(Tied(prior=GaussianPrior(0.8)), NUM_TRAIN)
-    net = make(Tied, None)
-    loss_fn = BBBLoss(net, NUM_TRAIN)
-    net.two._prior = ScaleMixturePrior()
-    with pytest.raises(ValueError, match='same prior'):
-        forward_and_loss(net, loss_fn, *batch())
+def test_tied_layers_share_their_prior():
+    with pytest.raises(ValueError, match=r'prior must be that of the layer which shares Parameter .*_weight'):
+        Tied(prior=GaussianPrior(0.8))
+    net = Tied(prior=None)
+    assert net.two.prior == GaussianPrior(0.7) and net.two.weight_rho is net.one.weight_rho
 
 
 class SharedBody(gluon.HybridBlock):
