@@ -8,8 +8,8 @@ import math
 
 from mxnet import autograd, ndarray, symbol
 
-__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'mean', 'moments', 'draw',
-           'kl_term', 'negative_entropy']
+__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw', 'kl_term',
+           'negative_entropy']
 
 #: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
 #: ``0 * -inf`` is NaN; it is exact in float16; and it is far below any rho that training can reach.
@@ -51,17 +51,21 @@ def _train_switch(F, like):
     return F.abs(F.Dropout(one, p=0.5) - 1)
 
 
-def _standard_normal_like(F, like, switch):
-    """Standard normal noise in the shape of ``like``, times ``switch``.
+def noise_like(F, like):
+    """Standard normal noise in the shape, in the dtype and on the context of ``like``, without gradient.
 
-    Box and Muller's transform (1958) of uniform numbers: from MXNet's operators it takes a third of the time of
-    ``random.normal``. Shapes may still be unknown when this is traced, so it takes every second row of ``like`` for a
-    shape, makes two numbers of each pair, and cuts off the row too many where the number of rows is odd.
+    On NDArrays this always is noise; on Symbols it is 0 where the graph runs in predict mode. Box and Muller's
+    transform (1958) of uniform numbers: from MXNet's operators it takes a third of the time of ``random.normal``.
+    Shapes may still be unknown when this is traced, so it takes every second row of ``like`` for a shape, makes two
+    numbers of each pair, and cuts off the row too many where the number of rows is odd.
     """
     like = F.BlockGrad(like)
     half = F.slice(like, begin=(None,), end=(None,), step=(2,))
     # MXNet's uniform float32 numbers can be exactly 0 and exactly 1.
-    radius = F.sqrt(F.broadcast_mul(F.log(F.random.uniform_like(half, low=2. ** -33)), -2 * switch))
+    square = -2 * F.log(F.random.uniform_like(half, low=2. ** -33))
+    if F is symbol:
+        square = F.broadcast_mul(square, _train_switch(F, like))
+    radius = F.sqrt(square)
     angle = 2 * math.pi * F.random.uniform_like(half)
     noise = F.concat(radius * F.cos(angle), radius * F.sin(angle), dim=0)
     return F.BlockGrad(F.slice_like(noise, like, axes=(0,)))
@@ -83,17 +87,15 @@ def draw(F, mu, rho, prior=None):
 
     .. math:: w = m \odot (\mu + \sigma \odot \epsilon), \quad \epsilon \sim N(0, I)
 
-    with m the mask of :func:`kept`. On NDArrays this always draws; on Symbols, epsilon is 0 where the graph runs in
-    predict mode.
+    with m the mask of :func:`kept` and epsilon of :func:`noise_like`.
 
     Returns
     -------
     w : in the shape of mu
     kl : shape (1,), nats, or None
     """
-    switch = _train_switch(F, mu) if F is symbol else F.ones((1,), dtype=mu.dtype, ctx=mu.ctx)
     sigma, alive = sigma_from_rho(F, rho), kept(rho)
-    weight = (mu + sigma * _standard_normal_like(F, mu, switch)) * alive
+    weight = (mu + sigma * noise_like(F, mu)) * alive
     return weight, None if prior is None else kl_term(F, prior, mu, sigma, weight, alive)
 
 
