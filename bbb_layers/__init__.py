@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
 from .block import BayesBlock
-from .layers import BayesDense
+from .layers import BayesConv1D, BayesConv2D, BayesConv3D, BayesDense, BayesEmbedding
 from .likelihoods import CategoricalNLLLoss
 from .loss import BBBLoss, kl_divergence
 from .priors import GaussianPrior, Prior, ScaleMixturePrior
@@ -9,5 +9,6 @@ from .prune import prune, signal_to_noise
 
 __version__ = '0.1.0'
 
-__all__ = ['BayesBlock', 'BayesDense', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
+__all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding',
+           'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
            'ScaleMixturePrior', 'prune', 'signal_to_noise', '__version__']

@@ -32,6 +32,9 @@ class BayesBlock(object):
         Prior of every weight. Layers that share Parameters share their prior, which is then the default.
     initial_sigma : float, default 0.05
         Standard deviation of the posterior at the start, positive and finite.
+    estimator : {'sample', 'local', 'flipout'}, default 'sample'
+        How the noise of the weights reaches the output; see :mod:`bbb_layers.estimators`. Layers that are not linear
+        in their weights and input have only 'sample'.
     *args, **kwargs
         As the Gluon layer takes them.
 
@@ -40,7 +43,7 @@ class BayesBlock(object):
     TypeError
         If ``prior`` is not a Prior.
     ValueError
-        If ``initial_sigma`` is not positive and finite, a dtype is neither float32 nor float64, or ``prior`` is not
+        If the layer has no such ``estimator``, ``initial_sigma`` is not positive and finite, a dtype is neither float32 nor float64, or ``prior`` is not
         that of the layer that this one shares its Parameters with.
 
     References
@@ -48,17 +51,24 @@ class BayesBlock(object):
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, section 3.2.
     """
 
+    #: What the layer takes as ``estimator``.
+    _estimators = ('sample',)
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
         if '__init__' not in cls.__dict__:
             cls.__signature__ = _joint_signature(cls)
 
-    def __init__(self, *args, prior=None, initial_sigma=0.05, **kwargs):
+    def __init__(self, *args, prior=None, initial_sigma=0.05, estimator='sample', **kwargs):
+        if estimator not in self._estimators:
+            raise ValueError('estimator of %s must be one of %s (saw: %r)' % (
+                type(self).__name__, ', '.join(map(repr, self._estimators)), estimator))
         if not isinstance(prior, (Prior, type(None))):
             raise TypeError('prior must be an instance of Prior (saw: %r)' % (prior,))
         self._prior = prior
         self._initial_sigma = check_positive('initial_sigma', initial_sigma)
+        self._estimator = estimator
         self._rhos = {}
         super().__init__(*args, **kwargs)
 
@@ -74,6 +84,9 @@ class BayesBlock(object):
 
     def _add_rho(self, name, mu):
         _check_dtype(mu.dtype)
+        if mu._grad_stype != 'default' or mu._stype != 'default':
+            raise ValueError('a Bayesian layer must have dense gradients, since its KL divergence reaches every weight '
+                             '(saw: Parameter %s with grad_stype %r)' % (mu.name, mu._grad_stype))
         rho_name = mu.name + '_rho'
         rho = self.params._get_impl(rho_name)       # that of a layer this one shares its Parameters with
         if rho is None:
@@ -91,21 +104,28 @@ class BayesBlock(object):
         super().cast(dtype)
 
     def hybrid_forward(self, F, x, *args, **params):
-        frame = collect.current_frame(F)
-        draws = {}
-        for name, rho in self._rhos.items():
-            draws[name] = self._draw(F, frame, rho, params.pop(name), params.pop(name + '_rho'))
-        return super().hybrid_forward(F, x, *args, **dict(params, **draws))
-
-    def _draw(self, F, frame, rho, mu_value, rho_value):
+        values = {name: (params.pop(name), params.pop(name + '_rho')) for name in self._rhos}
         if F is ndarray and not autograd.is_training():
-            return posterior.mean(mu_value, rho_value)
+            means = {name: posterior.mean(*pair) for name, pair in values.items()}
+            return super().hybrid_forward(F, x, *args, **dict(params, **means))
+        frame = collect.current_frame(F)
+
+        def take(kind):
+            return {name: self._take(F, frame, kind, name, *pair) for name, pair in values.items()}
+
+        return self._estimate(F, take, x, *args, **params)
+
+    def _estimate(self, F, take, x, *args, **params):
+        return super().hybrid_forward(F, x, *args, **dict(params, **take(posterior.draw)))
+
+    def _take(self, F, frame, kind, name, mu_value, rho_value):
+        rho = self._rhos[name]
         if frame is None:
             if F is symbol:
                 collect.forget(rho)
-            return posterior.draw(F, mu_value, rho_value)[0]
-        return frame.draw(rho, None if F is symbol else mu_value.ctx,
-                          lambda prior: posterior.draw(F, mu_value, rho_value, prior))
+            return kind(F, mu_value, rho_value)[0]
+        return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
+                          lambda prior: kind(F, mu_value, rho_value, prior))
 
     def posterior(self, ctx=None):
         """Mean and standard deviation of every weight.
@@ -137,7 +157,8 @@ class BayesBlock(object):
 
     def __repr__(self):
         base = super().__repr__()
-        return '%s, prior=%r)' % (base[:-1], self.prior) if base.endswith(')') else base
+        estimator = '' if self._estimator == 'sample' else ', estimator=%r' % self._estimator
+        return '%s, prior=%r%s)' % (base[:-1], self.prior, estimator) if base.endswith(')') else base
 
 
 def _check_dtype(dtype):

@@ -28,6 +28,8 @@ from mxnet.context import current_context
 from mxnet.gluon import Block, HybridBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
+from .posterior import draw
+
 __all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves',
            'copy_block']
 
@@ -84,21 +86,29 @@ class _Frame(object):
         self.traced = traced
         self.with_terms = with_terms
         self.terms = {}             # rho -> [KL term, one for each context]
-        self._draws = {}            # (rho, context, recorded) -> draw
+        self._draws = {}            # (rho, context, recorded) -> (kind, value)
         self._inside_graphs = set()  # (rho, context) of draws that were made inside a child's cached graph
 
-    def draw(self, rho, where, make):
-        """The draw of this frame for ``rho``: an earlier one, or else a new one from ``make(prior or None)``."""
+    def take(self, rho, where, kind, make):
+        """This frame's draw for ``rho``: an earlier one, or else a new one from ``make(prior or None)``.
+
+        ``kind`` says what is made; only a draw of the weights themselves serves several uses.
+        """
         # A draw that was not recorded has no gradient: a recorded one must not be replaced by it.
         key = rho, where, self.traced or autograd.is_recording()
         if (rho, where) in self._inside_graphs:
             raise _drawn_inside(rho)
         if key not in self._draws:
             with_term = self.traced or (self.with_terms and autograd.is_recording())
-            self._draws[key], term = make(rho.prior if with_term else None)
+            value, term = make(rho.prior if with_term else None)
+            self._draws[key] = kind, value
             if term is not None:
                 self.terms.setdefault(rho, []).append(term)
-        return self._draws[key]
+        elif self._draws[key][0] is not kind or kind is not draw:
+            raise RuntimeError(
+                "Parameter %s is used more than once in one forward, which takes one draw of the weights: give its "
+                "layers estimator='sample'" % rho.mu.name)
+        return self._draws[key][1]
 
     def deposit(self, terms, context):
         """Take over the terms of a child's cached graph, which drew its weights inside."""

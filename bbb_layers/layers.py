@@ -1,19 +1,50 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Bayesian counterparts of Gluon's layers."""
+"""Bayesian counterparts of Gluon's layers.
+
+Each takes what the Gluon layer takes, with the same meaning and in the same order, and as keywords the arguments of
+:class:`~bbb_layers.BayesBlock`. Initializers are those of mu.
+"""
 from mxnet.gluon import nn
 
 from .block import BayesBlock
+from .estimators import ESTIMATORS
 
-__all__ = ['BayesDense']
+__all__ = ['BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding']
 
 
-class BayesDense(BayesBlock, nn.Dense):
+class _WithoutActivation(object):
+    """A layer as its own ``hybrid_forward`` sees it, but without activation: a linear map."""
+    act = None
+
+    def __init__(self, layer):
+        self._layer = layer
+
+    def __getattr__(self, name):
+        return getattr(self._layer, name)
+
+
+class BayesLinear(BayesBlock):
+    """Mixin for layers that apply an operator which is linear in the weights and in the input, and an activation."""
+
+    _estimators = tuple(ESTIMATORS)
+
+    def _estimate(self, F, take, x, **params):
+        operator = super(BayesBlock, self).hybrid_forward.__func__
+
+        def linear(x, weights):
+            return operator(_WithoutActivation(self), F, x, **dict(params, **weights))
+
+        output = ESTIMATORS[self._estimator](F, x, linear, take, self._example_shape)
+        return output if self.act is None else self.act(output)
+
+
+class BayesDense(BayesLinear, nn.Dense):
     r"""Densely connected layer with a posterior over its weights and biases.
 
     .. math:: y = f(x W^T + b), \quad W \sim N(\mu_W, \sigma_W^2), \quad b \sim N(\mu_b, \sigma_b^2)
 
-    It takes what ``nn.Dense`` takes, with the same meaning and in the same order, and as keywords the arguments of
-    :class:`~bbb_layers.BayesBlock`. ``weight_initializer`` and ``bias_initializer`` are those of mu.
+    With ``flatten=False`` and ``estimator='local'``, the positions of one example are drawn independently; see
+    :func:`bbb_layers.estimators.local`.
 
     Parameters
     ----------
@@ -30,10 +61,45 @@ class BayesDense(BayesBlock, nn.Dense):
         Size of the input; 0 leaves it to the first forward.
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
     initial_sigma : float, default 0.05
+    estimator : {'sample', 'local', 'flipout'}, default 'sample'
 
     Inputs:
         - **data**: shape (batch_size, x1, ..., xn), or (x1, ..., xn, in_units) with ``flatten=False``
 
     Outputs:
         - **out**: shape (batch_size, units), or (x1, ..., xn, units) with ``flatten=False``
+    """
+
+    def _example_shape(self, F, array):
+        # The number of axes is unknown while this is traced; a reduction with ``exclude`` does without it.
+        return array if self._flatten else F.max(array, axis=(0, -1), exclude=True, keepdims=True)
+
+
+class _BayesConv(BayesLinear):
+    """Mixin for all convolutions. With ``estimator='local'``, the positions of one example are drawn independently;
+    see :func:`bbb_layers.estimators.local`."""
+
+    def _example_shape(self, F, array):
+        for axis, name in enumerate(self._kwargs['layout']):
+            if name not in 'NC':
+                array = F.slice_axis(array, axis=axis, begin=0, end=1)
+        return array
+
+
+class BayesConv1D(_BayesConv, nn.Conv1D):
+    """1D convolution with a posterior over its weights and biases; arguments, input and output as ``nn.Conv1D``."""
+
+
+class BayesConv2D(_BayesConv, nn.Conv2D):
+    """2D convolution with a posterior over its weights and biases; arguments, input and output as ``nn.Conv2D``."""
+
+
+class BayesConv3D(_BayesConv, nn.Conv3D):
+    """3D convolution with a posterior over its weights and biases; arguments, input and output as ``nn.Conv3D``."""
+
+
+class BayesEmbedding(BayesBlock, nn.Embedding):
+    """Embedding with a posterior over its vectors; arguments, input and output as ``nn.Embedding``.
+
+    Every vector has a KL divergence at every step, and so a gradient: ``sparse_grad=True`` raises ValueError.
     """

@@ -128,6 +128,7 @@ def plot_signal_to_noise(net, ax=None, bins=100):
     ax.hist(20 * np.log10(alive), bins=bins, label=label)
     ax.set_xlabel(r'signal-to-noise ratio, $20\,\log_{10}(|\mu|\,/\,\sigma)$ (dB)')
     ax.set_ylabel('number of weights')
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.yaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
     ax.margins(y=0.15)      # room for the legend above the bars
     ax.legend(loc='upper left')

@@ -8,8 +8,8 @@ import math
 
 from mxnet import autograd, ndarray, symbol
 
-__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw', 'kl_term',
-           'negative_entropy']
+__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw', 'split_draw', 'spread',
+           'kl_term', 'negative_entropy']
 
 #: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
 #: ``0 * -inf`` is NaN; it is exact in float16; and it is far below any rho that training can reach.
@@ -97,6 +97,37 @@ def draw(F, mu, rho, prior=None):
     sigma, alive = sigma_from_rho(F, rho), kept(rho)
     weight = (mu + sigma * noise_like(F, mu)) * alive
     return weight, None if prior is None else kl_term(F, prior, mu, sigma, weight, alive)
+
+
+def split_draw(F, mu, rho, prior=None):
+    """One draw of the weights as its two parts, and its KL term if ``prior`` is given.
+
+    Returns
+    -------
+    (mean, deviation) : each in the shape of mu; their sum is a draw
+    kl : shape (1,), nats, or None
+    """
+    sigma, alive = sigma_from_rho(F, rho), kept(rho)
+    parts = mu * alive, sigma * noise_like(F, mu) * alive
+    return parts, None if prior is None else kl_term(F, prior, mu, sigma, parts[0] + parts[1], alive)
+
+
+def spread(F, mu, rho, prior=None):
+    """The posterior's mean and variance, both 0 where pruned, and its KL term if ``prior`` is given.
+
+    The KL term of a prior without a closed form needs a draw, which is made for this alone.
+
+    Returns
+    -------
+    (mean, variance) : each in the shape of mu
+    kl : shape (1,), nats, or None
+    """
+    sigma, alive = sigma_from_rho(F, rho), kept(rho)
+    parts = mu * alive, F.square(sigma) * alive
+    if prior is None:
+        return parts, None
+    weight = None if prior.closed_form else mu + sigma * noise_like(F, mu)
+    return parts, kl_term(F, prior, mu, sigma, weight, alive)
 
 
 def kl_term(F, prior, mu, sigma, weight, alive):

@@ -21,10 +21,11 @@ def initialized(*args, **kwargs):
 def test_signature_is_that_of_dense_and_ours():
     theirs = list(inspect.signature(nn.Dense).parameters.items())
     ours = inspect.signature(BayesDense).parameters
-    assert list(ours) == [name for name, _ in theirs[:-1]] + ['prior', 'initial_sigma', 'kwargs']
+    assert list(ours) == [name for name, _ in theirs[:-1]] + [
+        'prior', 'initial_sigma', 'estimator', 'kwargs']
     for name, parameter in theirs:
         assert ours[name].default == parameter.default
-    for name in ('prior', 'initial_sigma'):
+    for name in ('prior', 'initial_sigma', 'estimator'):
         assert ours[name].kind == inspect.Parameter.KEYWORD_ONLY
     assert ours['initial_sigma'].default == 0.05
 

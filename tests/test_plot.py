@@ -51,7 +51,9 @@ def test_signal_to_noise_histogram(layer):
     assert heights == [((ratios > 0) & (ratios < 1)).sum(), (ratios >= 1).sum()] and sum(heights) == 465
     assert ax.get_legend().get_texts()[0].get_text() == '465 weights, without 155 that are pruned or exactly 0'
     prune(layer, 1.)
-    plot_signal_to_noise(layer).figure.canvas.draw()
+    ax = plot_signal_to_noise(layer)
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.get_yticklabels()].count('0') <= 1      # no fractions of a weight
 
 
 def test_given_axes_are_used_and_labelled(layer):
