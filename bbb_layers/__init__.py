@@ -6,9 +6,10 @@ from .likelihoods import CategoricalNLLLoss
 from .loss import BBBLoss, kl_divergence
 from .priors import GaussianPrior, Prior, ScaleMixturePrior
 from .prune import prune, signal_to_noise
+from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 
 __version__ = '0.1.0'
 
-__all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding',
-           'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
+__all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding', 'BayesRNN',
+           'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
            'ScaleMixturePrior', 'prune', 'signal_to_noise', '__version__']

@@ -115,6 +115,11 @@ class BayesBlock(object):
 
         return self._estimate(F, take, x, *args, **params)
 
+    def _call_cached_op(self, *args):
+        if collect.runs_eagerly(self):
+            return collect.call_eagerly(self, *args)
+        return super()._call_cached_op(*args)
+
     def _estimate(self, F, take, x, *args, **params):
         return super().hybrid_forward(F, x, *args, **dict(params, **take(posterior.draw)))
 

@@ -31,7 +31,7 @@ from mxnet.gluon.parameter import DeferredInitializationError
 from .posterior import draw
 
 __all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves',
-           'copy_block']
+           'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block']
 
 _local = threading.local()
 _serial = itertools.count()
@@ -232,7 +232,9 @@ def tap(net):
     for block in walk(net):
         if _TAP in block.__dict__ or not any(getattr(child, '_rhos', None) for child in walk(block)):
             continue
-        methods = dict(_METHODS if not isinstance(block, HybridBlock) else _HYBRID_METHODS)
+        methods = dict(_HYBRID_METHODS if isinstance(block, HybridBlock) else _METHODS)
+        if hasattr(block, 'unroll'):
+            methods['unroll'] = _unroll
         for name in methods:
             if name in block.__dict__:
                 raise RuntimeError('%s has a %s of its own set on the instance; put it into a class' % (
@@ -244,23 +246,41 @@ def tap(net):
             block._clear_cached_op()
 
 
-def _forward(self, *args):
-    """``forward`` of a tapped block: opens the frame of an outermost eager call."""
-    inner = type(self).forward
-    frames = _frames()
+@contextlib.contextmanager
+def one_forward(block, args, root=None):
+    """All that runs inside is one forward of ``block`` on ``args``, or a part of the forward or trace it stands in."""
     arrays = list(leaves(args))
-    if any(isinstance(array, symbol.Symbol) for array in arrays) or (frames and not frames[-1].traced):
-        return inner(self, *args)
-    with_terms = autograd.is_recording() and autograd.is_training()
-    contexts = {array.ctx for array in arrays} or {current_context()}
-    rhos = set(posterior_parameters(self))
-    _store(rhos, contexts, None, {})
-    with _open(_Frame(self, False, with_terms)) as frame:
-        output = inner(self, *args)
-    if with_terms:
-        contexts.update(term.ctx for terms in frame.terms.values() for term in terms)
-        _store(rhos.union(frame.terms), contexts, next(_serial), frame.terms)
-    return output
+    traced = any(isinstance(array, symbol.Symbol) for array in arrays)
+    if _frames() and _frames()[-1].traced == traced:
+        yield
+    elif traced:
+        # Traced by a block that is not tapped: draws are shared, but the terms have no way out.
+        with _open(_Frame(root, True, True)) as frame:
+            yield
+        for rho in frame.terms:
+            forget(rho)
+    else:
+        with_terms = autograd.is_recording() and autograd.is_training()
+        contexts = {array.ctx for array in arrays} or {current_context()}
+        rhos = set(posterior_parameters(block))
+        _store(rhos, contexts, None, {})
+        with _open(_Frame(root, False, with_terms)) as frame:
+            yield
+        if with_terms:
+            contexts.update(term.ctx for terms in frame.terms.values() for term in terms)
+            _store(rhos.union(frame.terms), contexts, next(_serial), frame.terms)
+
+
+def _forward(self, *args):
+    """``forward`` of a tapped block."""
+    with one_forward(self, args, root=self):
+        return type(self).forward(self, *args)
+
+
+def _unroll(self, length, inputs, *args, **kwargs):
+    """``unroll`` of a tapped recurrent cell: one forward, and not one for each step."""
+    with one_forward(self, [inputs]):
+        return type(self).unroll(self, length, inputs, *args, **kwargs)
 
 
 def _store(rhos, contexts, forward, terms):
@@ -291,27 +311,36 @@ def _get_graph(self, *args):
 
 def _call_cached_op(self, *args):
     """``_call_cached_op`` of a tapped block: takes the KL terms off the outputs."""
-    frame = current_frame(ndarray)
-    if getattr(self, '_rhos', None) and frame is not None and frame.root is not self:
-        return _call_eagerly(self, *args)
+    if runs_eagerly(self):
+        return type(self)._call_cached_op(self, *args)
     output, terms = type(self)._call_cached_op(self, *args)
+    frame = current_frame(ndarray)
     if frame is not None and autograd.is_training():
         frame.deposit(zip(self.__dict__[_TAP].rhos, terms), next(leaves(args)).ctx)
     return output
 
 
-def _call_eagerly(self, *args):
-    """A layer inside a bigger eager forward runs eagerly even if it is hybridized for itself: its draw must be open to
-    other uses of the same Parameters in this forward, and one layer's graph gains next to nothing."""
+def runs_eagerly(block):
+    """Whether ``block`` is a Bayesian layer inside a bigger eager forward.
+
+    It then runs eagerly even if it is hybridized for itself: its draw must be open to other uses of the same
+    Parameters in this forward, and one layer's graph gains next to nothing.
+    """
+    frame = current_frame(ndarray)
+    return bool(getattr(block, '_rhos', None)) and frame is not None and frame.root is not block
+
+
+def call_eagerly(block, *args):
+    """``block`` on ``args`` as if it were not hybridized."""
     context = next(leaves(args)).ctx
     try:
-        params = {name: param.data(context) for name, param in self._reg_params.items()}
+        params = {name: param.data(context) for name, param in block._reg_params.items()}
     except DeferredInitializationError:
-        self._deferred_infer_shape(*args)
-        for param in self.params.values():
+        block._deferred_infer_shape(*args)
+        for param in block.params.values():
             param._finish_deferred_init()
-        params = {name: param.data(context) for name, param in self._reg_params.items()}
-    return self.hybrid_forward(ndarray, *args, **params)
+        params = {name: param.data(context) for name, param in block._reg_params.items()}
+    return block.hybrid_forward(ndarray, *args, **params)
 
 
 def copy_block(block, memo):
@@ -329,7 +358,7 @@ def copy_block(block, memo):
     new = type(block).__new__(type(block))
     memo[id(block)] = new
     for name, value in block.__dict__.items():
-        if not (name == _TAP or (_TAP in block.__dict__ and name in _HYBRID_METHODS)):
+        if not (name == _TAP or (_TAP in block.__dict__ and name in _ALL_METHODS)):
             new.__dict__[name] = copy.deepcopy(value, memo)
     _mark_gradients(new)
     return new
@@ -344,3 +373,4 @@ def _mark_gradients(net):
 
 _METHODS = {'forward': _forward, '__deepcopy__': copy_block}
 _HYBRID_METHODS = dict(_METHODS, _get_graph=_get_graph, _call_cached_op=_call_cached_op)
+_ALL_METHODS = dict(_HYBRID_METHODS, unroll=_unroll)

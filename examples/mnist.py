@@ -32,7 +32,7 @@ def fail(message):
 
 
 def reason(error):
-    return str(error).splitlines()[-1]      # MXNet's messages start with a C++ traceback
+    return (str(error).splitlines() or [repr(error)])[-1]       # MXNet's messages start with a C++ traceback
 
 
 def checked(convert, holds, constraint):

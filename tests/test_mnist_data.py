@@ -60,7 +60,8 @@ def test_bad_files(tmp_path, content, reason):
 
 @pytest.mark.parametrize('ending', ['', '.gz'])
 def test_load_mnist(tmp_path, ending):
-    train_images, train_labels, test_images, test_labels = load_mnist(str(write_mnist(tmp_path / 'data', ending=ending)))
+    arrays = load_mnist(str(write_mnist(tmp_path / 'data', ending=ending)))
+    train_images, train_labels, test_images, test_labels = arrays
     assert train_images.shape == (20, 28, 28) and test_images.shape == (10, 28, 28)
     assert train_labels.shape == (20,) and test_labels.shape == (10,)
 

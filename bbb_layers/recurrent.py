@@ -1,0 +1,64 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Bayesian counterparts of Gluon's recurrent layers and cells.
+
+Each takes what the Gluon layer takes, and as keywords the arguments of :class:`~bbb_layers.BayesBlock`. Every Parameter
+has a posterior, and one draw serves all steps of a sequence and the whole batch: that of Fortunato, Blundell, Vinyals:
+Bayesian Recurrent Neural Networks, 2017, section 3.
+"""
+from mxnet.gluon import rnn
+
+from . import collect
+from .block import BayesBlock
+
+__all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell']
+
+
+class _WithoutRho(object):
+    """A recurrent layer as Gluon's own code sees it, with mu alone: it renames Parameters by a pattern."""
+
+    def __init__(self, layer):
+        self._children = layer._children
+        self._reg_params = {name: layer._reg_params[name] for name in layer._rhos}
+
+
+class _BayesRNNLayer(BayesBlock):
+    """Mixin for the fused recurrent layers."""
+
+    def _collect_params_with_prefix(self, prefix=''):
+        names = super()._collect_params_with_prefix.__func__(_WithoutRho(self), prefix)
+        rhos = {rho.mu: rho for rho in self._rhos.values()}
+        return {name + ending: param for structural, mu in names.items()
+                for name, ending, param in ((structural, '', mu), (structural, '_rho', rhos[mu]))}
+
+
+class BayesRNN(_BayesRNNLayer, rnn.RNN):
+    """Elman RNN with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.RNN``."""
+
+
+class BayesLSTM(_BayesRNNLayer, rnn.LSTM):
+    """LSTM with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.LSTM``."""
+
+
+class BayesGRU(_BayesRNNLayer, rnn.GRU):
+    """GRU with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.GRU``."""
+
+
+class _BayesCell(BayesBlock):
+    """Mixin for cells: an unrolled sequence has one draw. So has a cell that is called step by step, if this is done
+    inside a block which has a :class:`~bbb_layers.BBBLoss`; otherwise each step is a forward of its own."""
+
+    def unroll(self, length, inputs, *args, **kwargs):
+        with collect.one_forward(self, [inputs]):
+            return super().unroll(length, inputs, *args, **kwargs)
+
+
+class BayesRNNCell(_BayesCell, rnn.RNNCell):
+    """Elman RNN cell with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.RNNCell``."""
+
+
+class BayesLSTMCell(_BayesCell, rnn.LSTMCell):
+    """LSTM cell with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.LSTMCell``."""
+
+
+class BayesGRUCell(_BayesCell, rnn.GRUCell):
+    """GRU cell with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.GRUCell``."""
