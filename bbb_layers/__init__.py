@@ -4,7 +4,7 @@ from .block import BayesBlock
 from .layers import BayesConv1D, BayesConv2D, BayesConv3D, BayesDense, BayesEmbedding
 from .likelihoods import CategoricalNLLLoss
 from .loss import BBBLoss, kl_divergence
-from .priors import GaussianPrior, Prior, ScaleMixturePrior
+from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .prune import prune, signal_to_noise
 from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 
@@ -12,4 +12,4 @@ __version__ = '0.1.0'
 
 __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding', 'BayesRNN',
            'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
-           'ScaleMixturePrior', 'prune', 'signal_to_noise', '__version__']
+           'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'prune', 'signal_to_noise', '__version__']

@@ -3,7 +3,7 @@
 import math
 import numbers
 
-__all__ = ['check_positive', 'check_not_negative', 'check_fraction', 'check_count']
+__all__ = ['check_positive', 'check_finite', 'check_not_negative', 'check_fraction', 'check_count']
 
 
 def _number(name, value, kind=numbers.Real):
@@ -18,6 +18,14 @@ def check_positive(name, value):
     value = float(_number(name, value))
     if not (value > 0 and math.isfinite(value)):
         raise ValueError('%s must be positive and finite (saw: %r)' % (name, value))
+    return value
+
+
+def check_finite(name, value):
+    """``value`` as a float, if it is finite."""
+    value = float(_number(name, value))
+    if not math.isfinite(value):
+        raise ValueError('%s must be finite (saw: %r)' % (name, value))
     return value
 
 

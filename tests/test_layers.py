@@ -124,7 +124,7 @@ def test_posterior_on_a_context():
 
 def test_repr():
     layer = BayesDense(3, activation='relu', in_units=4, prior=GaussianPrior(0.5))
-    assert repr(layer) == 'BayesDense(4 -> 3, Activation(relu), prior=GaussianPrior(sigma=0.5))'
+    assert repr(layer) == 'BayesDense(4 -> 3, Activation(relu), prior=GaussianPrior(sigma=0.5, mu=0.0))'
     assert repr(BayesDense(3)) == (
         'BayesDense(None -> 3, linear, prior=ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01))')
 

@@ -9,7 +9,8 @@ import pytest
 from mxnet import autograd, gluon, nd
 from scipy import integrate, stats
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, Prior, ScaleMixturePrior, kl_divergence, posterior
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior,
+                        StudentTPrior, kl_divergence, posterior)
 
 
 class CauchyPrior(Prior):
@@ -19,9 +20,13 @@ class CauchyPrior(Prior):
         return -(1 + w.square()).log() - math.log(math.pi)
 
 
+def log_prob_of_mixture(w, weights, sigmas):
+    parts = [math.log(weight) + stats.norm.logpdf(w, scale=sigma) for weight, sigma in zip(weights, sigmas)]
+    return np.logaddexp.reduce(parts, axis=0)
+
+
 def mixture_log_prob(w, pi=0.5, sigma1=0.75, sigma2=0.01):
-    return np.logaddexp(math.log(pi) + stats.norm.logpdf(w, scale=sigma1),
-                        math.log1p(-pi) + stats.norm.logpdf(w, scale=sigma2))
+    return log_prob_of_mixture(w, (pi, 1 - pi), (sigma1, sigma2))
 
 
 CASES = [
@@ -32,6 +37,13 @@ CASES = [
     (ScaleMixturePrior(0.9, 0.1, 2.), lambda w: mixture_log_prob(w, 0.9, 0.1, 2.)),
     (ScaleMixturePrior(0.3, 0.5, 0.5), lambda w: stats.norm.logpdf(w, scale=0.5)),
     (CauchyPrior(), stats.cauchy.logpdf),
+    (GaussianPrior(0.3, mu=-0.7), lambda w: stats.norm.logpdf(w, -0.7, 0.3)),
+    (MixturePrior((1.,), (0.4,)), lambda w: stats.norm.logpdf(w, scale=0.4)),
+    (MixturePrior((0.2, 0.5, 0.3), (0.05, 0.002, 1.5)),
+     lambda w: log_prob_of_mixture(w, (0.2, 0.5, 0.3), (0.05, 0.002, 1.5))),
+    (LaplacePrior(0.4), lambda w: -abs(w) / 0.4 - math.log(0.8)),
+    (StudentTPrior(), lambda w: stats.t.logpdf(w, 3)),
+    (StudentTPrior(5.5, 0.2), lambda w: stats.t.logpdf(w, 5.5, scale=0.2)),
 ]
 IDS = ['%r-%d' % (prior, i) for i, (prior, _) in enumerate(CASES)]
 
@@ -48,8 +60,9 @@ def test_log_prob(prior, exact, dtype, rtol):
 
 
 @pytest.mark.parametrize('prior', [ScaleMixturePrior(), ScaleMixturePrior(0.5, 1., 1e-6),
-                                   ScaleMixturePrior(1e-6, 1e3, 1e-3), ScaleMixturePrior(0.5, 1e-18, 1e18)], ids=repr)
-def test_scale_mixture_is_finite_for_every_weight(prior):
+                                   ScaleMixturePrior(1e-6, 1e3, 1e-3), ScaleMixturePrior(0.5, 1e-18, 1e18),
+                                   MixturePrior((0.3, 0.3, 0.4), (1e-6, 1., 1e6)), StudentTPrior()], ids=repr)
+def test_finite_for_every_weight(prior):
     largest = np.finfo('float32').max
     w = nd.array([0, 1e-45, 1e-30, 1., 20., 1e10, 1e19, 1e30, largest])
     w = nd.concat(w, -w, dim=0)
@@ -142,6 +155,17 @@ def test_prior_of_ones_own_trains(mode):
         assert abs(layer.weight_rho.grad().asnumpy()).min() > 0
 
 
+def test_closed_form_of_laplace_is_finite_at_extremes():
+    mu, sigma = nd.array([0., 1e-30, 3., -1e10, 1e30, 1e-3]), nd.array([1e-38, 1e-20, 1e-35, 1e-30, 1., 1e20])
+    mu.attach_grad()
+    sigma.attach_grad()
+    with autograd.record():
+        kl = LaplacePrior().kl(mu, sigma, None)
+    kl.backward()
+    for array in (kl, mu.grad):
+        assert np.isfinite(array.asnumpy()).all()
+
+
 def test_prior_without_log_prob():
     with pytest.raises(NotImplementedError, match='Empty must define log_prob'):
         type('Empty', (Prior,), {})().kl(nd.ones(1), nd.ones(1), nd.ones(1))
@@ -160,6 +184,10 @@ def test_equality():
     (lambda: GaussianPrior(math.inf), 'sigma'),
     (lambda: ScaleMixturePrior(pi=0), r'pi must be between 0 and 1, both excluded \(saw: 0.0\)'),
     (lambda: ScaleMixturePrior(pi=1), 'pi'), (lambda: ScaleMixturePrior(pi=math.nan), 'pi'),
+    (lambda: GaussianPrior(1., mu=math.inf), 'mu must be finite'), (lambda: LaplacePrior(0), 'scale must be positive'),
+    (lambda: StudentTPrior(df=-1), 'df must be positive'), (lambda: StudentTPrior(scale=0), 'scale must be positive'),
+    (lambda: MixturePrior((), ()), 'of one length'), (lambda: MixturePrior((1.,), (1., 2.)), 'of one length'),
+    (lambda: MixturePrior((0.5, 0.6), (1., 2.)), 'sum 1'), (lambda: MixturePrior((1.5, -0.5), (1., 2.)), 'weights'),
     (lambda: ScaleMixturePrior(0.5, 0., 1.), 'sigma1'), (lambda: ScaleMixturePrior(0.5, 1., -1.), 'sigma2'),
 ])
 def test_bad_values(build, message):
