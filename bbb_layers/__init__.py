@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
+from . import schedules
 from .block import BayesBlock
 from .layers import BayesConv1D, BayesConv2D, BayesConv3D, BayesDense, BayesEmbedding
 from .likelihoods import CategoricalNLLLoss
@@ -12,4 +13,5 @@ __version__ = '0.1.0'
 
 __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding', 'BayesRNN',
            'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
-           'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'prune', 'signal_to_noise', '__version__']
+           'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'prune', 'signal_to_noise', 'schedules',
+           '__version__']
