@@ -3,7 +3,8 @@
 from . import schedules
 from .block import BayesBlock
 from .layers import BayesConv1D, BayesConv2D, BayesConv3D, BayesDense, BayesEmbedding
-from .likelihoods import CategoricalNLLLoss
+from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss, HeteroscedasticGaussianNLLLoss,
+                          PoissonNLLLoss, StudentTNLLLoss)
 from .loss import BBBLoss, kl_divergence
 from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .prune import prune, signal_to_noise
@@ -12,6 +13,7 @@ from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRN
 __version__ = '0.1.0'
 
 __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding', 'BayesRNN',
-           'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'Prior', 'GaussianPrior',
+           'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'GaussianNLLLoss',
+           'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss', 'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior',
            'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'prune', 'signal_to_noise', 'schedules',
            '__version__']

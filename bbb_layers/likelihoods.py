@@ -1,8 +1,17 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch's."""
-from mxnet.gluon.loss import Loss, _apply_weighting
+"""Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch's, constants included."""
+import math
 
-__all__ = ['CategoricalNLLLoss']
+from mxnet import initializer
+from mxnet.gluon.loss import Loss, _apply_weighting, _reshape_like
+
+from .checks import check_positive
+from .posterior import rho_from_sigma, sigma_from_rho
+
+__all__ = ['CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
+           'BernoulliNLLLoss', 'PoissonNLLLoss']
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class CategoricalNLLLoss(Loss):
@@ -36,4 +45,197 @@ class CategoricalNLLLoss(Loss):
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):
         nll = -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
-        return F.sum(_apply_weighting(F, nll, self._weight, sample_weight), axis=self._batch_axis, exclude=True)
+        return _per_example(F, self, nll, sample_weight)
+
+
+def _per_example(F, loss, nll, sample_weight):
+    return F.sum(_apply_weighting(F, nll, loss._weight, sample_weight), axis=loss._batch_axis, exclude=True)
+
+
+class GaussianNLLLoss(Loss):
+    r"""Negative log likelihood of a Gaussian with one standard deviation.
+
+    .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 \sigma^2} + \log\sigma + \frac{1}{2}\log 2\pi
+
+    ``gluon.loss.L2Loss`` has neither the constants nor the sum over outputs.
+
+    Parameters
+    ----------
+    sigma : float, default 1.0
+        Standard deviation of the noise, positive and finite; where it starts, if learnable.
+    learnable : bool, default False
+        Whether sigma is a Parameter, positive through softplus. It belongs to this loss: initialize it with
+        ``loss_fn.initialize()``, and give ``loss_fn.collect_params()`` to a Trainer as well as the network's.
+    weight : float or None
+        Global scalar weight for the loss.
+    batch_axis : int, default 0
+
+    Inputs:
+        - **pred**: means, any shape
+        - **label**: targets, with as many elements
+        - **sample_weight**: weights that broadcast to the shape of ``pred``
+
+    Outputs:
+        - **loss**: shape (batch_size,), nats per example
+
+    Raises
+    ------
+    ValueError
+        If ``sigma`` is not positive and finite.
+    """
+
+    def __init__(self, sigma=1.0, learnable=False, weight=None, batch_axis=0, **kwargs):
+        super(GaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        _add_scale(self, 'sigma', sigma, learnable)
+
+    def hybrid_forward(self, F, pred, label, sample_weight=None, rho=None):
+        error, log_scale = _scaled(F, self, _reshape_like(F, label, pred) - pred, rho)
+        return _per_example(F, self, 0.5 * F.square(error) + log_scale + _HALF_LOG_2PI, sample_weight)
+
+
+class HeteroscedasticGaussianNLLLoss(Loss):
+    r"""Negative log likelihood of a Gaussian whose mean and variance the network gives.
+
+    .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 e^{s_{ni}}} + \frac{s_{ni}}{2} + \frac{1}{2}\log 2\pi
+
+    Parameters
+    ----------
+    weight : float or None
+        Global scalar weight for the loss.
+    batch_axis : int, default 0
+
+    Inputs:
+        - **pred**: a list of two arrays of one shape: means, and logarithms s of the variances
+        - **label**: targets, with as many elements as the means
+        - **sample_weight**: weights that broadcast to the shape of the means
+
+    Outputs:
+        - **loss**: shape (batch_size,), nats per example
+    """
+
+    def __init__(self, weight=None, batch_axis=0, **kwargs):
+        super(HeteroscedasticGaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+
+    def hybrid_forward(self, F, pred, label, sample_weight=None):
+        mean, log_variance = pred
+        error = _reshape_like(F, label, mean) - mean
+        nll = 0.5 * (F.square(error) * F.exp(-log_variance) + log_variance) + _HALF_LOG_2PI
+        return _per_example(F, self, nll, sample_weight)
+
+
+class StudentTNLLLoss(Loss):
+    r"""Negative log likelihood of Student's t distribution: regression with outliers.
+
+    .. math:: L_n = \sum_i \frac{\nu + 1}{2} \log\left(1 + \frac{(y_{ni} - \hat y_{ni})^2}{\nu s^2}\right)
+        + \log s + \log\frac{\Gamma(\nu / 2) \sqrt{\nu \pi}}{\Gamma((\nu + 1) / 2)}
+
+    Parameters
+    ----------
+    df : float, default 3.0
+        Degrees of freedom nu, positive and finite.
+    scale : float, default 1.0
+        Scale s, positive and finite; where it starts, if learnable.
+    learnable : bool, default False
+        Whether the scale is a Parameter; see :class:`GaussianNLLLoss`.
+    weight : float or None
+        Global scalar weight for the loss.
+    batch_axis : int, default 0
+
+    Inputs and outputs as of :class:`GaussianNLLLoss`.
+
+    Raises
+    ------
+    ValueError
+        If ``df`` or ``scale`` is not positive and finite.
+    """
+
+    def __init__(self, df=3.0, scale=1.0, learnable=False, weight=None, batch_axis=0, **kwargs):
+        super(StudentTNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        self._df = check_positive('df', df)
+        _add_scale(self, 'scale', scale, learnable)
+
+    def hybrid_forward(self, F, pred, label, sample_weight=None, rho=None):
+        error, log_scale = _scaled(F, self, _reshape_like(F, label, pred) - pred, rho)
+        normalizer = (math.lgamma(self._df / 2) - math.lgamma((self._df + 1) / 2)
+                      + 0.5 * math.log(self._df * math.pi))
+        nll = (self._df + 1) / 2 * F.log1p(F.square(error) * (1 / self._df)) + log_scale + normalizer
+        return _per_example(F, self, nll, sample_weight)
+
+
+class BernoulliNLLLoss(Loss):
+    r"""Negative log likelihood of binary labels, given logits.
+
+    .. math:: L_n = \sum_i \log(1 + e^{z_{ni}}) - y_{ni} z_{ni}
+
+    ``gluon.loss.SigmoidBinaryCrossEntropyLoss`` is the same for one output, but averages over several.
+
+    Parameters
+    ----------
+    weight : float or None
+        Global scalar weight for the loss.
+    batch_axis : int, default 0
+
+    Inputs:
+        - **pred**: logits z, any shape
+        - **label**: 0 or 1, or probabilities, with as many elements
+        - **sample_weight**: weights that broadcast to the shape of ``pred``
+
+    Outputs:
+        - **loss**: shape (batch_size,), nats per example
+    """
+
+    def __init__(self, weight=None, batch_axis=0, **kwargs):
+        super(BernoulliNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+
+    def hybrid_forward(self, F, pred, label, sample_weight=None):
+        return _per_example(F, self, sigma_from_rho(F, pred) - _reshape_like(F, label, pred) * pred, sample_weight)
+
+
+class PoissonNLLLoss(Loss):
+    r"""Negative log likelihood of counts, given the logarithms of their rates.
+
+    .. math:: L_n = \sum_i e^{z_{ni}} - y_{ni} z_{ni} + \log y_{ni}!
+
+    ``gluon.loss.PoissonNLLLoss`` returns the mean over the batch, and approximates the last term.
+
+    Parameters
+    ----------
+    weight : float or None
+        Global scalar weight for the loss.
+    batch_axis : int, default 0
+
+    Inputs:
+        - **pred**: logarithms z of the rates, any shape
+        - **label**: counts, with as many elements
+        - **sample_weight**: weights that broadcast to the shape of ``pred``
+
+    Outputs:
+        - **loss**: shape (batch_size,), nats per example
+    """
+
+    def __init__(self, weight=None, batch_axis=0, **kwargs):
+        super(PoissonNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+
+    def hybrid_forward(self, F, pred, label, sample_weight=None):
+        label = _reshape_like(F, label, pred)
+        return _per_example(F, self, F.exp(pred) - label * pred + F.gammaln(label + 1), sample_weight)
+
+
+def _add_scale(loss, name, scale, learnable):
+    """Give ``loss`` one scale, a number or a Parameter."""
+    loss._scale = check_positive(name, scale)
+    loss.rho = None
+    if learnable:
+        with loss.name_scope():
+            loss.rho = loss.params.get('rho', shape=(1,), wd_mult=0.,
+                                       init=initializer.Constant(rho_from_sigma(loss._scale)))
+
+
+def _scaled(F, loss, error, rho):
+    """``error`` / scale, and the scale's logarithm, both in the shape of ``error``."""
+    if rho is None:
+        return error * (1 / loss._scale), F.zeros_like(error) + math.log(loss._scale)
+    # One value in as many axes as ``error`` has, whose number is unknown while this is traced.
+    scale = F.broadcast_mul(F.ones_like(F.reshape(error, shape=(-1,))), sigma_from_rho(F, rho))
+    scale = F.reshape_like(scale, error)
+    return error / scale, F.log(scale)

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 from conftest import hybridize
-from mxnet import gluon, nd
-from scipy import special
+from mxnet import autograd, gluon, nd
+from scipy import special, stats
 
-from bbb_layers import CategoricalNLLLoss
+from bbb_layers import (BayesDense, BBBLoss, BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss,
+                        HeteroscedasticGaussianNLLLoss, PoissonNLLLoss, StudentTNLLLoss)
 
 
 @pytest.mark.parametrize('shape,axis,batch_axis', [
@@ -34,3 +35,85 @@ def test_categorical_equals_gluons_for_one_position():
 def test_categorical_is_finite_for_extreme_logits():
     nll = CategoricalNLLLoss()(nd.array([[1e4, -1e4], [0., 80.]]), nd.array([1, 0])).asnumpy()
     np.testing.assert_allclose(nll, [2e4, 80.], rtol=1e-6)
+
+
+REGRESSION = [
+    (GaussianNLLLoss, {}, lambda y, m: stats.norm.logpdf(y, m)),
+    (GaussianNLLLoss, {'sigma': 0.3}, lambda y, m: stats.norm.logpdf(y, m, 0.3)),
+    (GaussianNLLLoss, {'sigma': 0.3, 'learnable': True}, lambda y, m: stats.norm.logpdf(y, m, 0.3)),
+    (StudentTNLLLoss, {}, lambda y, m: stats.t.logpdf(y, 3, m)),
+    (StudentTNLLLoss, {'df': 7.5, 'scale': 2.}, lambda y, m: stats.t.logpdf(y, 7.5, m, 2.)),
+    (StudentTNLLLoss, {'df': 1, 'scale': 0.1, 'learnable': True}, lambda y, m: stats.cauchy.logpdf(y, m, 0.1)),
+    (BernoulliNLLLoss, {}, lambda y, z: stats.bernoulli.logpmf(y > 0, special.expit(z))),
+    (PoissonNLLLoss, {}, lambda y, z: stats.poisson.logpmf(np.round(abs(3 * y)), np.exp(z))),
+]
+IDS = ['%s-%s' % (loss.__name__, kwargs) for loss, kwargs, _ in REGRESSION]
+TARGETS = {BernoulliNLLLoss: lambda y: y > 0, PoissonNLLLoss: lambda y: np.round(abs(3 * y))}
+
+
+@pytest.mark.parametrize('build,kwargs,log_prob', REGRESSION, ids=IDS)
+@pytest.mark.parametrize('shape,batch_axis', [((6,), 0), ((6, 3), 0), ((2, 6, 3), 1)])
+def test_against_scipy(build, kwargs, log_prob, shape, batch_axis, mode):
+    y, pred = np.random.normal(size=shape), np.random.normal(size=shape)
+    loss = hybridize(build(batch_axis=batch_axis, **kwargs), mode)
+    loss.initialize()
+    exact = -log_prob(y, pred)
+    label = nd.array(TARGETS.get(build, lambda y: y)(y))
+    axes = tuple(axis for axis in range(len(shape)) if axis != batch_axis)
+    for _ in range(2):
+        np.testing.assert_allclose(loss(nd.array(pred), label).asnumpy(), exact.sum(axis=axes), rtol=2e-5)
+        np.testing.assert_allclose(loss(nd.array(pred), label.reshape((-1,))).asnumpy(), exact.sum(axis=axes), rtol=2e-5)
+    weights = np.random.uniform(size=shape)
+    loss = build(batch_axis=batch_axis, **kwargs)
+    loss.initialize()
+    np.testing.assert_allclose(loss(nd.array(pred), label, nd.array(weights)).asnumpy(),
+                               (exact * weights).sum(axis=axes), rtol=2e-5)
+
+
+def test_heteroscedastic(mode):
+    y, mean, log_variance = (np.random.normal(size=(6, 2)) for _ in range(3))
+    loss = hybridize(HeteroscedasticGaussianNLLLoss(), mode)
+    exact = -stats.norm.logpdf(y, mean, np.exp(0.5 * log_variance)).sum(axis=1)
+    for _ in range(2):
+        output = loss([nd.array(mean), nd.array(log_variance)], nd.array(y))
+        np.testing.assert_allclose(output.asnumpy(), exact, rtol=1e-5)
+
+
+def test_gluons_own_losses_are_means():
+    """Why there are others: with several outputs, Gluon's are not log likelihoods."""
+    pred, label = nd.random.normal(shape=(4, 5)), nd.ones((4, 5))
+    np.testing.assert_allclose(BernoulliNLLLoss()(pred, label).asnumpy(),
+                               5 * gluon.loss.SigmoidBCELoss()(pred, label).asnumpy(), rtol=1e-5)
+    assert gluon.loss.PoissonNLLLoss()(pred, label).shape == (1,)
+    difference = GaussianNLLLoss()(pred, label) - 5 * gluon.loss.L2Loss()(pred, label)
+    np.testing.assert_allclose(difference.asnumpy(), 2.5 * np.log(2 * np.pi), rtol=1e-5)
+
+
+@pytest.mark.parametrize('build', [GaussianNLLLoss, StudentTNLLLoss])
+def test_learnable_scale_belongs_to_the_loss(build, mode):
+    net = hybridize(BayesDense(1, in_units=2, initial_sigma=0.01), mode)
+    net.initialize()
+    loss_fn = BBBLoss(net, 500, likelihood=hybridize(build(learnable=True), mode))
+    assert [param is loss_fn.likelihood.rho for param in loss_fn.collect_params().values()] == [True]
+    assert not set(net.collect_params()) & set(loss_fn.collect_params())
+    loss_fn.initialize()
+    params = net.collect_params()
+    params.update(loss_fn.collect_params())
+    trainer = gluon.Trainer(params, 'adam', {'learning_rate': 0.05})
+    x = nd.random.normal(shape=(500, 2))
+    y = nd.dot(x, nd.array([[1.], [-1.]])) + 0.2 * nd.random.normal(shape=(500, 1))
+    for _ in range(300):
+        with autograd.record():
+            loss = loss_fn(net(x), y)
+        loss.backward()
+        trainer.step(500)
+    sigma = np.log1p(np.exp(loss_fn.likelihood.rho.data().asscalar()))
+    # The t distribution with 3 degrees of freedom fits a Gaussian with a scale of about 0.82 sigma.
+    np.testing.assert_allclose(sigma, 0.2 * (1 if build is GaussianNLLLoss else 0.82), rtol=0.15)
+
+
+@pytest.mark.parametrize('build', [lambda: GaussianNLLLoss(sigma=0), lambda: GaussianNLLLoss(sigma=-1., learnable=True),
+                                   lambda: StudentTNLLLoss(df=0), lambda: StudentTNLLLoss(scale=float('nan'))])
+def test_bad_values(build):
+    with pytest.raises(ValueError, match='must be positive and finite'):
+        build()
