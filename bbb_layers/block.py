@@ -8,7 +8,7 @@ from mxnet.gluon import Parameter
 
 from . import collect, posterior
 from .checks import check_positive
-from .priors import Prior, default_prior
+from .priors import check_prior, default_prior
 from .rho import RhoParameter
 
 __all__ = ['BayesBlock']
@@ -30,18 +30,22 @@ class BayesBlock(object):
     ----------
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
         Prior of every weight. Layers that share Parameters share their prior, which is then the default.
+    bias_prior : Prior, default that of the weights
+        Prior of the Parameters whose names end in ``bias``.
     initial_sigma : float, default 0.05
         Standard deviation of the posterior at the start, positive and finite.
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
         How the noise of the weights reaches the output; see :mod:`bbb_layers.estimators`. Layers that are not linear
         in their weights and input have only 'sample'.
+    kl : {'auto', 'sample'}, default 'auto'
+        Whether the KL divergence takes its closed form where the prior has one, or is always sampled.
     *args, **kwargs
         As the Gluon layer takes them.
 
     Raises
     ------
     TypeError
-        If ``prior`` is not a Prior.
+        If ``prior`` or ``bias_prior`` is not a Prior.
     ValueError
         If the layer has no such ``estimator``, ``initial_sigma`` is not positive and finite, a dtype is neither float32 nor float64, or ``prior`` is not
         that of the layer that this one shares its Parameters with.
@@ -60,27 +64,40 @@ class BayesBlock(object):
         if '__init__' not in cls.__dict__:
             cls.__signature__ = _joint_signature(cls)
 
-    def __init__(self, *args, prior=None, initial_sigma=0.05, estimator='sample', **kwargs):
+    def __init__(self, *args, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto', **kwargs):
         if estimator not in self._estimators:
             raise ValueError('estimator of %s must be one of %s (saw: %r)' % (
                 type(self).__name__, ', '.join(map(repr, self._estimators)), estimator))
-        if not isinstance(prior, (Prior, type(None))):
-            raise TypeError('prior must be an instance of Prior (saw: %r)' % (prior,))
-        self._prior = prior
+        if kl not in ('auto', 'sample'):
+            raise ValueError("kl must be 'auto' or 'sample' (saw: %r)" % (kl,))
+        check_prior('prior', prior)
+        check_prior('bias_prior', bias_prior)
+        self._given_priors = {False: prior, True: prior if bias_prior is None else bias_prior}     # by "is a bias"
+        self._sampled_kl = kl == 'sample'
         self._initial_sigma = check_positive('initial_sigma', initial_sigma)
         self._estimator = estimator
         self._rhos = {}
         super().__init__(*args, **kwargs)
 
     @property
+    def priors(self):
+        """The prior of each Parameter: attribute name -> Prior."""
+        return {name: rho.prior for name, rho in self._rhos.items()}
+
+    @property
     def prior(self):
         """The prior of this layer's weights."""
-        return default_prior if self._prior is None else self._prior
+        return next((prior for name, prior in self.priors.items() if not name.endswith('bias')),
+                    next(iter(self.priors.values()), None))
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
-        if isinstance(value, Parameter) and not isinstance(value, RhoParameter) and value.grad_req != 'null':
+        if isinstance(value, Parameter) and value.grad_req != 'null' and not self._belongs_to_rho(value):
             self._add_rho(name, value)
+
+    def _belongs_to_rho(self, param):
+        return isinstance(param, RhoParameter) or any(
+            param is other for rho in self._rhos.values() for other in rho.prior_parameters.values())
 
     def _add_rho(self, name, mu):
         _check_dtype(mu.dtype)
@@ -88,30 +105,44 @@ class BayesBlock(object):
             raise ValueError('a Bayesian layer must have dense gradients, since its KL divergence reaches every weight '
                              '(saw: Parameter %s with grad_stype %r)' % (mu.name, mu._grad_stype))
         rho_name = mu.name + '_rho'
+        prior = self._given_priors[name.endswith('bias')]
         rho = self.params._get_impl(rho_name)       # that of a layer this one shares its Parameters with
         if rho is None:
-            rho = self.params._params[rho_name] = RhoParameter(mu, self._initial_sigma, self.prior)
-        if self._prior is None:
-            self._prior = rho.prior
-        if self._prior != rho.prior:
+            rho = RhoParameter(mu, self._initial_sigma, default_prior if prior is None else prior, self._sampled_kl)
+            self.params._params[rho_name] = rho
+        if prior is not None and prior != rho.prior:
             raise ValueError('prior must be that of the layer which shares Parameter %s, %r (saw: %r)' % (
-                mu.name, rho.prior, self._prior))
+                mu.name, rho.prior, prior))
         self._rhos[name] = rho
         setattr(self, name + '_rho', rho)
+        self._add_prior_parameters(name)
+
+    def _add_prior_parameters(self, name):
+        for prior_name, param in self._rhos[name].prior_parameters.items():
+            self.params._params[param.name] = param
+            setattr(self, '%s_%s' % (name, prior_name), param)
+
+    def _remove_prior_parameters(self, name):
+        for prior_name, param in self._rhos[name].prior_parameters.items():
+            self.params._params.pop(param.name)
+            self._reg_params.pop('%s_%s' % (name, prior_name))
+            delattr(self, '%s_%s' % (name, prior_name))
 
     def cast(self, dtype):
         _check_dtype(dtype)
         super().cast(dtype)
 
     def hybrid_forward(self, F, x, *args, **params):
-        values = {name: (params.pop(name), params.pop(name + '_rho')) for name in self._rhos}
+        values = {name: (params.pop(name), params.pop(name + '_rho'),
+                         {prior_name: params.pop('%s_%s' % (name, prior_name)) for prior_name in rho.prior_parameters})
+                  for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
-            means = {name: posterior.mean(*pair) for name, pair in values.items()}
+            means = {name: posterior.mean(mu, rho) for name, (mu, rho, _) in values.items()}
             return super().hybrid_forward(F, x, *args, **dict(params, **means))
         frame = collect.current_frame(F)
 
         def take(kind):
-            return {name: self._take(F, frame, kind, name, *pair) for name, pair in values.items()}
+            return {name: self._take(F, frame, kind, name, *value) for name, value in values.items()}
 
         return self._estimate(F, take, x, *args, **params)
 
@@ -123,14 +154,19 @@ class BayesBlock(object):
     def _estimate(self, F, take, x, *args, **params):
         return super().hybrid_forward(F, x, *args, **dict(params, **take(posterior.draw)))
 
-    def _take(self, F, frame, kind, name, mu_value, rho_value):
+    def _take(self, F, frame, kind, name, mu_value, rho_value, prior_values):
         rho = self._rhos[name]
         if frame is None:
             if F is symbol:
                 collect.forget(rho)
+                # Gluon cannot infer shapes in a graph that lacks a Parameter of the layer; nor backward through a
+                # broadcast operator, so that none may stand between mu and the layer's own operator.
+                for value in prior_values.values():
+                    mu_value = mu_value + F.broadcast_mul(F.zeros_like(mu_value), F.BlockGrad(value))
             return kind(F, mu_value, rho_value)[0]
+        prior = rho.bound_prior(prior_values)
         return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
-                          lambda prior: kind(F, mu_value, rho_value, prior))
+                          lambda with_term: kind(F, mu_value, rho_value, prior if with_term else None))
 
     def posterior(self, ctx=None):
         """Mean and standard deviation of every weight.
@@ -162,8 +198,13 @@ class BayesBlock(object):
 
     def __repr__(self):
         base = super().__repr__()
-        estimator = '' if self._estimator == 'sample' else ', estimator=%r' % self._estimator
-        return '%s, prior=%r%s)' % (base[:-1], self.prior, estimator) if base.endswith(')') else base
+        ours = 'prior=%r' % self.prior
+        for name, prior in self.priors.items():
+            if prior != self.prior:
+                ours += ', %s_prior=%r' % (name, prior)
+        if self._estimator != 'sample':
+            ours += ', estimator=%r' % self._estimator
+        return '%s, %s)' % (base[:-1], ours) if base.endswith(')') else base
 
 
 def _check_dtype(dtype):

@@ -90,7 +90,7 @@ class _Frame(object):
         self._inside_graphs = set()  # (rho, context) of draws that were made inside a child's cached graph
 
     def take(self, rho, where, kind, make):
-        """This frame's draw for ``rho``: an earlier one, or else a new one from ``make(prior or None)``.
+        """This frame's draw for ``rho``: an earlier one, or else a new one from ``make(with KL term)``.
 
         ``kind`` says what is made; only a draw of the weights themselves serves several uses.
         """
@@ -100,7 +100,7 @@ class _Frame(object):
             raise _drawn_inside(rho)
         if key not in self._draws:
             with_term = self.traced or (self.with_terms and autograd.is_recording())
-            value, term = make(rho.prior if with_term else None)
+            value, term = make(with_term)
             self._draws[key] = kind, value
             if term is not None:
                 self.terms.setdefault(rho, []).append(term)

@@ -197,9 +197,10 @@ def kl_divergence(net, ctx=None, num_samples=1):
 
 
 def _from_parameters(rho, context, num_samples=1):
-    draws = 1 if rho.prior.closed_form else num_samples
+    prior = rho.bound_prior({name: param.data(context) for name, param in rho.prior_parameters.items()})
+    draws = 1 if prior.closed_form else num_samples
     mu_value, rho_value = rho.mu.data(context), rho.data(context)
-    return ndarray.add_n(*[posterior.draw(ndarray, mu_value, rho_value, rho.prior)[1] for _ in range(draws)]) / draws
+    return ndarray.add_n(*[posterior.draw(ndarray, mu_value, rho_value, prior)[1] for _ in range(draws)]) / draws
 
 
 def _total(terms):

@@ -1,14 +1,16 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Priors over the weights. Each owns its part of the KL divergence."""
+import functools
 import math
 
+import numpy as np
 from mxnet import ndarray, symbol
 
 from .checks import check_finite, check_fraction, check_positive
-from .posterior import negative_entropy
+from .posterior import negative_entropy, rho_from_sigma, sigma_from_rho
 
 __all__ = ['Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior',
-           'default_prior']
+           'default_prior', 'check_prior']
 
 
 def _operators(array):
@@ -47,7 +49,24 @@ class Prior(object):
         """
         raise NotImplementedError('%s must define log_prob(w)' % type(self).__name__)
 
-    def kl(self, mu, sigma, w):
+    def parameters(self):
+        """Arrays of the prior's that a layer keeps as Parameters and hands to :meth:`kl` and :meth:`log_prob`.
+
+        Returns
+        -------
+        dict
+            name, which starts with ``prior_`` -> (numpy array, whether it is learned)
+        """
+        return {}
+
+    def bind(self, values, sampled=False):
+        """This prior with the ``values`` of its Parameters, as an object with ``kl(mu, sigma, w)`` and ``closed_form``.
+
+        ``sampled`` forces the one-sample KL divergence.
+        """
+        return _BoundPrior(self, values, sampled)
+
+    def kl(self, mu, sigma, w, **values):
         r"""KL divergence of the posterior N(mu, sigma^2) from this prior, weight by weight.
 
         .. math:: -\log\sigma - \tfrac{1}{2}\log(2 \pi e) - \log p(w)
@@ -63,7 +82,7 @@ class Prior(object):
         -------
         NDArray or Symbol in the shape of ``mu``, in nats.
         """
-        return negative_entropy(_operators(sigma), sigma) - self.log_prob(w)
+        return negative_entropy(_operators(sigma), sigma) - self.log_prob(w, **values)
 
     def __setattr__(self, name, value):
         # A traced graph holds a prior's numbers: a change would reach some forwards and not others.
@@ -72,7 +91,9 @@ class Prior(object):
         super(Prior, self).__setattr__(name, value)
 
     def __eq__(self, other):
-        return self is other or (type(self) is type(other) and self.__dict__ == other.__dict__)
+        return self is other or (
+            type(self) is type(other) and self.__dict__.keys() == other.__dict__.keys()
+            and all(np.array_equal(value, other.__dict__[name]) for name, value in self.__dict__.items()))
 
     def __ne__(self, other):
         return not self == other
@@ -81,12 +102,28 @@ class Prior(object):
         return hash(type(self))
 
     def __repr__(self):
-        return '%s(%s)' % (type(self).__name__, ', '.join('%s=%r' % item for item in self.__dict__.items()))
+        return '%s(%s)' % (type(self).__name__, ', '.join(
+            '%s=%s' % (name, 'array%s' % (value.shape,) if isinstance(value, np.ndarray) else repr(value))
+            for name, value in self.__dict__.items()))
 
 
-def _half_square(w, sigma):
-    """(w / sigma)^2 / 2, finite for every finite w and every normal float32 sigma."""
-    return (w * (1 / sigma)).clip(-1e18, 1e18).square() * 0.5
+def check_prior(name, prior):
+    """TypeError if ``prior`` is neither a Prior nor None."""
+    if not isinstance(prior, (Prior, type(None))):
+        raise TypeError('%s must be an instance of Prior (saw: %r)' % (name, prior))
+
+
+class _BoundPrior(object):
+    __slots__ = ('kl', 'closed_form')
+
+    def __init__(self, prior, values, sampled):
+        self.kl = functools.partial(Prior.kl, prior, **values) if sampled else functools.partial(prior.kl, **values)
+        self.closed_form = prior.closed_form and not sampled
+
+
+def _half_square(z):
+    """z^2 / 2, finite for every z that is not NaN."""
+    return z.clip(-1e18, 1e18).square() * 0.5
 
 
 def _log_normalizer(sigma):
@@ -100,30 +137,93 @@ class GaussianPrior(Prior):
 
     Parameters
     ----------
-    sigma : float, default 1.0
-        Standard deviation, positive and finite.
-    mu : float, default 0.0
-        Mean, finite.
+    sigma : float or array, default 1.0
+        Standard deviation, positive and finite; an array, in the shape of the weights, is one for each of them.
+    mu : float or array, default 0.0
+        Mean, finite; an array, in the shape of the weights, is one for each of them.
+    learnable : bool, default False
+        Whether mean and standard deviation are learned from the data (empirical Bayes), starting from ``mu`` and
+        ``sigma``, which must be numbers. Each Parameter of a layer then has a prior of its own, for instance
+        ``weight_prior_mu`` and ``weight_prior_rho``, with the standard deviation softplus(rho); they are the layer's.
 
     Raises
     ------
     ValueError
-        If ``sigma`` is not positive and finite, or ``mu`` is not finite.
+        If ``sigma`` is not positive and finite, ``mu`` is not finite, their shapes differ, or ``learnable`` is given
+        with an array.
     """
 
     closed_form = True
 
-    def __init__(self, sigma=1.0, mu=0.0):
-        self.sigma = check_positive('sigma', sigma)
-        self.mu = check_finite('mu', mu)
+    def __init__(self, sigma=1.0, mu=0.0, learnable=False):
+        arrays = [value for value in (sigma, mu) if isinstance(value, (np.ndarray, ndarray.NDArray))]
+        if arrays:
+            sigma, mu = (np.broadcast_to(_host(value), arrays[0].shape).copy() for value in (sigma, mu))
+            if learnable:
+                raise ValueError('learnable takes numbers as sigma and mu (saw: arrays of shape %s)' % (sigma.shape,))
+            for index in np.argwhere(~((sigma > 0) & np.isfinite(sigma)))[:1]:
+                raise ValueError('sigma must be positive and finite (saw: %r)' % sigma[tuple(index)])
+            for index in np.argwhere(~np.isfinite(mu))[:1]:
+                raise ValueError('mu must be finite (saw: %r)' % mu[tuple(index)])
+            self.sigma, self.mu = sigma, mu
+        else:
+            self.sigma, self.mu = check_positive('sigma', sigma), check_finite('mu', mu)
+        self.learnable = bool(learnable)
 
-    def log_prob(self, w):
-        return -_half_square(w - self.mu, self.sigma) - _log_normalizer(self.sigma)
+    def __repr__(self):
+        text = super(GaussianPrior, self).__repr__()
+        return text if self.learnable else text.replace(', learnable=False', '')
 
-    def kl(self, mu, sigma, w):
+    def parameters(self):
+        if self.learnable:
+            return {'prior_mu': (np.array([self.mu]), True), 'prior_rho': (np.array([rho_from_sigma(self.sigma)]), True)}
+        if isinstance(self.sigma, np.ndarray):
+            return {'prior_mu': (self.mu, False), 'prior_sigma': (self.sigma, False)}
+        return {}
+
+    def _moments(self, F, like, values):
+        """Mean and standard deviation as numbers, or as arrays that broadcast to ``like``."""
+        if not values:      # log_prob of a prior that is in no layer
+            values = {name: ndarray.array(value, ctx=like.context, dtype=like.dtype)
+                      for name, (value, _) in self.parameters().items()}
+        if not values:
+            return self.mu, self.sigma
+        sigma = sigma_from_rho(F, values['prior_rho']) if 'prior_rho' in values else values['prior_sigma']
+        return values['prior_mu'], sigma
+
+    def log_prob(self, w, **values):
+        F = _operators(w)
+        mu, sigma = self._moments(F, w, values)
+        half_square = _half_square(_divide(F, _subtract(F, w, mu), sigma))
+        return -_add(F, half_square, _log(F, sigma)) - 0.5 * math.log(2 * math.pi)
+
+    def kl(self, mu, sigma, w, **values):
         F = _operators(sigma)
-        return (_half_square(mu - self.mu, self.sigma) + _half_square(sigma, self.sigma)
-                - F.log(sigma) + (math.log(self.sigma) - 0.5))
+        prior_mu, prior_sigma = self._moments(F, mu, values)
+        half_squares = (_half_square(_divide(F, _subtract(F, mu, prior_mu), prior_sigma))
+                        + _half_square(_divide(F, sigma, prior_sigma)))
+        return _add(F, half_squares - F.log(sigma), _log(F, prior_sigma)) - 0.5
+
+
+def _host(value):
+    return value.asnumpy() if isinstance(value, ndarray.NDArray) else np.asarray(value, dtype='float64')
+
+
+# A number or an array as the second operand: MXNet has other operators for the two.
+def _subtract(F, array, other):
+    return array - other if isinstance(other, float) else F.broadcast_sub(array, other)
+
+
+def _divide(F, array, other):
+    return array * (1 / other) if isinstance(other, float) else F.broadcast_div(array, other)
+
+
+def _add(F, array, other):
+    return array + other if isinstance(other, float) else F.broadcast_add(array, other)
+
+
+def _log(F, value):
+    return math.log(value) if isinstance(value, float) else F.log(value)
 
 
 class MixturePrior(Prior):
@@ -164,7 +264,7 @@ class MixturePrior(Prior):
         components = sorted(zip(self.sigmas, self.weights), reverse=True)
         # All exponents are multiples of the narrowest one, so one square serves.
         narrowest = components[-1][0]
-        half_square = _half_square(w, narrowest)
+        half_square = _half_square(w * (1 / narrowest))
         total = None
         for sigma, weight in components:
             log_prob = (math.log(weight) - _log_normalizer(sigma)) - half_square * (narrowest / sigma) ** 2
@@ -257,7 +357,7 @@ class StudentTPrior(Prior):
     def log_prob(self, w):
         normalizer = (math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2)
                       - 0.5 * math.log(self.df * math.pi) - math.log(self.scale))
-        return (_half_square(w, self.scale) * (2 / self.df)).log1p() * (-(self.df + 1) / 2) + normalizer
+        return (_half_square(w * (1 / self.scale)) * (2 / self.df)).log1p() * (-(self.df + 1) / 2) + normalizer
 
 
 #: The prior of a layer that is not given one: the notebook's, with the pi that it really ran.

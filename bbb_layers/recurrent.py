@@ -26,9 +26,11 @@ class _BayesRNNLayer(BayesBlock):
 
     def _collect_params_with_prefix(self, prefix=''):
         names = super()._collect_params_with_prefix.__func__(_WithoutRho(self), prefix)
-        rhos = {rho.mu: rho for rho in self._rhos.values()}
-        return {name + ending: param for structural, mu in names.items()
-                for name, ending, param in ((structural, '', mu), (structural, '_rho', rhos[mu]))}
+        attributes = {rho.mu: name for name, rho in self._rhos.items()}
+        endings = [''] + sorted({ours[len(name):] for name in self._rhos for ours in self._reg_params
+                                 if ours.startswith(name + '_')})
+        return {structural + ending: self._reg_params[attributes[mu] + ending] for structural, mu in names.items()
+                for ending in endings if attributes[mu] + ending in self._reg_params}
 
 
 class BayesRNN(_BayesRNNLayer, rnn.RNN):

@@ -9,6 +9,20 @@ from .posterior import rho_from_sigma
 __all__ = ['RhoParameter']
 
 
+class _Value(initializer.Initializer):
+    """Initializes a Parameter with an array."""
+
+    def __init__(self, value):
+        super(_Value, self).__init__()
+        self.value = value
+
+    def _init_weight(self, _, arr):
+        arr[:] = self.value
+
+    def dumps(self):
+        return repr(self)
+
+
 class RhoParameter(Parameter):
     """rho of the posterior of one Parameter, mu; sigma = softplus(rho).
 
@@ -22,14 +36,43 @@ class RhoParameter(Parameter):
         Standard deviation at the start.
     prior : Prior
         Prior of the weights. It stands here and not with a layer, since layers that share the Parameters share it.
+    sampled_kl : bool
+        Whether the KL divergence is sampled even if it has a closed form.
+
+    Attributes
+    ----------
+    prior_parameters : dict
+        name, such as ``prior_mu`` -> Parameter of the prior's.
     """
 
-    def __init__(self, mu, sigma, prior):
+    def __init__(self, mu, sigma, prior, sampled_kl):
         self.mu = mu
-        self.prior = prior
+        self.sampled_kl = sampled_kl
+        self.set_prior(prior)
         super(RhoParameter, self).__init__(
             mu.name + '_rho', shape=mu.shape, dtype=mu.dtype, wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
+
+    def set_prior(self, prior):
+        """Give the weights another prior, with new Parameters."""
+        parameters = prior.parameters()
+        for value, _ in parameters.values():
+            if value.shape not in ((1,), self.mu.shape):
+                raise ValueError('a prior for Parameter %s must be a number or have its shape %s (saw: %s)' % (
+                    self.mu.name, self.mu.shape, value.shape))
+        self.prior = prior
+        self.prior_parameters = {}
+        for name, (value, learnable) in parameters.items():
+            param = Parameter('%s_%s' % (self.mu.name, name), shape=value.shape, dtype=self.mu.dtype, wd_mult=0.,
+                              grad_req='write' if learnable else 'null', differentiable=learnable,
+                              init=_Value(value))
+            if self.mu._data is not None or self.mu._deferred_init:
+                param.initialize(ctx=self.mu.list_ctx())
+            self.prior_parameters[name] = param
+
+    def bound_prior(self, values):
+        """The prior with ``values`` of its Parameters."""
+        return self.prior.bind(values, self.sampled_kl)
 
     @property
     def shape(self):

@@ -22,10 +22,10 @@ def test_signature_is_that_of_dense_and_ours():
     theirs = list(inspect.signature(nn.Dense).parameters.items())
     ours = inspect.signature(BayesDense).parameters
     assert list(ours) == [name for name, _ in theirs[:-1]] + [
-        'prior', 'initial_sigma', 'estimator', 'kwargs']
+        'prior', 'bias_prior', 'initial_sigma', 'estimator', 'kl', 'kwargs']
     for name, parameter in theirs:
         assert ours[name].default == parameter.default
-    for name in ('prior', 'initial_sigma', 'estimator'):
+    for name in ('prior', 'bias_prior', 'initial_sigma', 'estimator', 'kl'):
         assert ours[name].kind == inspect.Parameter.KEYWORD_ONLY
     assert ours['initial_sigma'].default == 0.05
 

@@ -1,0 +1,90 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Priors for a whole network."""
+from mxnet.gluon import HybridBlock
+
+from . import collect, posterior
+from .priors import GaussianPrior, check_prior
+
+__all__ = ['set_prior', 'posterior_as_prior']
+
+
+def set_prior(net, prior, bias_prior=None):
+    """Give all weights of a network another prior.
+
+    To be called before the Trainer is made, since a learnable prior brings Parameters of its own; apart from that at
+    any time, initialized or not, hybridized or not. Cached graphs of ``net`` and of what it holds are cleared; a bigger
+    hybridized block around ``net`` must be hybridized again.
+
+    Parameters
+    ----------
+    net : Block
+    prior : Prior
+    bias_prior : Prior, default that of the weights
+        Prior of the Parameters whose names end in ``bias``.
+
+    Raises
+    ------
+    TypeError
+        If ``prior`` or ``bias_prior`` is not a Prior.
+    ValueError
+        If ``net`` has no Bayesian layer.
+    RuntimeError
+        If a Trainer was made for ``net``. Nothing is changed then.
+    """
+    if prior is None:
+        raise TypeError('prior must be an instance of Prior (saw: None)')
+    check_prior('prior', prior)
+    check_prior('bias_prior', bias_prior)
+    _replace(net, {rho: bias_prior if bias_prior is not None and rho.mu.name.endswith('bias') else prior
+                   for rho in collect.bayesian(net)})
+
+
+def posterior_as_prior(net):
+    """A copy of a network whose prior is the posterior of ``net``, weight by weight.
+
+    For continual learning, or to centre a prior on a trained network. The KL divergence of the copy is 0 at first.
+    ``net`` is not changed. The prior's means and standard deviations are Parameters of the copy's layers, such as
+    ``weight_prior_mu`` and ``weight_prior_sigma``, which are saved with it and get no gradient. Weights that are pruned
+    stay so.
+
+    Parameters
+    ----------
+    net : Block
+
+    Returns
+    -------
+    Block of the same kind
+
+    Raises
+    ------
+    ValueError
+        If ``net`` has no Bayesian layer, or a mu or sigma is not finite.
+    DeferredInitializationError, RuntimeError
+        If ``net`` is not initialized yet.
+    """
+    collect.bayesian(net)
+    new = collect.copy_block(net, {})
+    priors = {}
+    for rho in collect.bayesian(new):
+        mu_value, rho_value = (param.data(param.list_ctx()[0]) for param in (rho.mu, rho))
+        mean, sigma = posterior.moments(mu_value, rho_value)
+        priors[rho] = GaussianPrior(sigma + (1 - posterior.kept(rho_value)), mean)     # any sigma serves where pruned
+    _replace(new, priors)
+    return new
+
+
+def _replace(net, priors):
+    for rho in priors:
+        if rho.mu._trainer is not None:
+            raise RuntimeError('a prior must be set before the Trainer is made (saw: Parameter %s with one)' % (
+                rho.mu.name))
+    owners = [(block, name) for block in collect.walk(net) for name in getattr(block, '_rhos', {})]
+    for block, name in owners:
+        block._remove_prior_parameters(name)
+    for rho, prior in priors.items():
+        rho.set_prior(prior)
+    for block, name in owners:
+        block._add_prior_parameters(name)
+    for block in collect.walk(net):
+        if isinstance(block, HybridBlock):
+            block._clear_cached_op()
