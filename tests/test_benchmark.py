@@ -43,9 +43,9 @@ def losses(step, draws):
         return np.array([step.loss().sum().asscalar() for _ in range(draws)])
 
 
-def run(*flags):
+def run(*flags, script=SCRIPT):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    return subprocess.run([sys.executable, str(SCRIPT)] + list(flags), env=env, stdout=subprocess.PIPE,
+    return subprocess.run([sys.executable, str(script)] + list(flags), env=env, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
 
 
@@ -118,3 +118,14 @@ def test_bad_flag(flag, value):
     message = done.stderr.splitlines()[-1]
     assert 'argument %s: ' % flag in message and value in message
     assert ('must be at least 1' in message) == (flag != '--seed')
+
+
+def test_gradient_variance():
+    script = SCRIPT.parent / 'gradient_variance.py'
+    done = run('--draws', '30', script=script)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip('| ').split(' | ') for line in done.stdout.splitlines() if line.startswith('| ')][1:]
+    assert [row[0] for row in rows] == ['sample', 'local', 'flipout'] and rows[0][1:] == ['1.000', '1.000']
+    # Independent noise for 128 examples averages out where one draw for all of them does not.
+    assert all(float(value) < 0.6 for row in rows[1:] for value in row[1:])
+    assert 'argument --draws: must be at least 2' in run('--draws', '1', script=script).stderr

@@ -7,9 +7,10 @@ import pytest
 from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
+from scipy import stats
 
-from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianPrior, ScaleMixturePrior, kl_divergence,
-                        posterior)
+from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianNLLLoss, GaussianPrior, ScaleMixturePrior,
+                        kl_divergence, posterior)
 
 
 @pytest.fixture
@@ -284,16 +285,6 @@ def test_gradient_of_the_whole_loss_against_finite_differences(prior, seed, mode
         np.testing.assert_allclose(gradients[name][index], (sides[0] - sides[1]) / (2 * step), rtol=1e-4, atol=1e-6)
 
 
-class GaussianNLL(gluon.loss.Loss):
-    def __init__(self, sigma):
-        super().__init__(None, 0)
-        self.variance = sigma ** 2
-
-    def hybrid_forward(self, F, output, label):
-        nll = F.square(output - label) / (2 * self.variance) + 0.5 * math.log(2 * math.pi * self.variance)
-        return F.sum(nll, axis=0, exclude=True)
-
-
 def test_conjugate_linear_regression(mode):
     """The best factorized Gaussian has the exact posterior's mean, and the precisions on its diagonal."""
     noise, prior, n = 0.5, 0.8, 40
@@ -305,7 +296,7 @@ def test_conjugate_linear_regression(mode):
     layer = BayesDense(1, in_units=3, prior=GaussianPrior(prior), initial_sigma=0.1)
     layer.initialize()
     hybridize(layer, mode)
-    loss_fn = BBBLoss(layer, n, likelihood=GaussianNLL(noise))
+    loss_fn = BBBLoss(layer, n, likelihood=GaussianNLLLoss(noise))
     trainer = gluon.Trainer(layer.collect_params(), 'adam', {'learning_rate': 0.02})
     x, y = nd.array(x), nd.array(y)
     averages = []
@@ -335,3 +326,26 @@ def test_pruned_posterior_has_no_kl(net):
     for _ in range(2):
         train(net, loss_fn)
         np.testing.assert_allclose(loss_fn.kl.asscalar(), rest, rtol=1e-5)
+
+
+@pytest.mark.parametrize('estimator', ['sample', 'local', 'flipout'])
+def test_elbo_at_the_exact_posterior_is_the_log_evidence(estimator, mode):
+    """With orthogonal inputs the exact posterior is factorized, and the bound is tight."""
+    noise, prior_sigma, n = 0.5, 0.8, 8
+    x = np.tile(np.array([[1., 1.], [1., -1.], [-1., 1.], [-1., -1.]]), (n // 4, 1))
+    y = x @ [[0.6], [-0.3]] + noise * np.random.normal(size=(n, 1))
+    precision = n / noise ** 2 + 1 / prior_sigma ** 2
+    covariance = noise ** 2 * np.eye(n) + prior_sigma ** 2 * x @ x.T
+    evidence = stats.multivariate_normal(np.zeros(n), covariance).logpdf(y.ravel())
+    layer = BayesDense(1, in_units=2, use_bias=False, prior=GaussianPrior(prior_sigma), estimator=estimator)
+    layer.initialize()
+    hybridize(layer, mode)
+    layer.weight.set_data(nd.array((x.T @ y).T / noise ** 2 / precision))
+    layer.weight_rho.set_data(nd.full((1, 2), posterior.rho_from_sigma(precision ** -0.5)))
+    loss_fn = BBBLoss(layer, n, likelihood=GaussianNLLLoss(noise))
+    elbos = []
+    for _ in range(600):
+        with autograd.record():
+            elbos.append(-loss_fn(layer(nd.array(x)), nd.array(y)).sum().asscalar())
+    error = np.std(elbos) / len(elbos) ** 0.5
+    assert error < 0.1 and abs(np.mean(elbos) - evidence) < 5 * error
