@@ -2,8 +2,8 @@
 #   PYTHON=...  the interpreter to use; by default the newest usable one is looked for
 #   ARGS=...    further arguments of examples/mnist.py or pytest
 
-PYTHON =
-ARGS =
+PYTHON ?=
+ARGS ?=
 
 CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3.8 python3 python)
 # Prints the version of a Python on which MXNet 1.9.1 runs and which can make a virtual environment.
@@ -15,7 +15,7 @@ VENV = .venv/$(lastword $(FOUND))
 .PHONY: mnist test benchmark clean python
 
 mnist: $(VENV)/installed
-	$(VENV)/bin/python examples/mnist.py $(or $(ARGS),--output results/mnist --overwrite)
+	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist --overwrite) $(ARGS)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest $(ARGS)

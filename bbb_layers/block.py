@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 from mxnet import autograd, ndarray, symbol
-from mxnet.gluon import Parameter
+from mxnet.gluon import Constant, Parameter
 
 from . import collect, posterior
 from .checks import check_positive
@@ -60,6 +60,10 @@ class BayesBlock(object):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        if 'hybrid_forward' in cls.__dict__:
+            raise TypeError('%s must not define hybrid_forward itself, as this would replace the one that draws its '
+                            'weights: define it in a HybridBlock X, and then class %s(BayesBlock, X)' % (
+                                cls.__name__, cls.__name__))
         # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
         if '__init__' not in cls.__dict__:
             cls.__signature__ = _joint_signature(cls)
@@ -92,7 +96,9 @@ class BayesBlock(object):
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
-        if isinstance(value, Parameter) and value.grad_req != 'null' and not self._belongs_to_rho(value):
+        # Not grad_req: a mean that is frozen has a posterior all the same.
+        if isinstance(value, Parameter) and not isinstance(value, Constant) and value._differentiable and not (
+                self._belongs_to_rho(value)):
             self._add_rho(name, value)
 
     def _belongs_to_rho(self, param):

@@ -14,9 +14,12 @@ def _number(name, value, kind=numbers.Real):
 
 
 def check_positive(name, value):
-    """``value`` as a float, if it is positive and finite; else ValueError, or TypeError for what is no number."""
+    """``value`` as a float, if it is positive and finite; else ValueError, or TypeError for what is no number.
+
+    Numbers that float32 has no normal form of count as 0 and infinite: most networks compute in it.
+    """
     value = float(_number(name, value))
-    if not (value > 0 and math.isfinite(value)):
+    if not 1.2e-38 < value < 3.4e38:
         raise ValueError('%s must be positive and finite (saw: %r)' % (name, value))
     return value
 

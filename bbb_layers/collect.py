@@ -220,6 +220,10 @@ class _Tap(object):
         self.base = self.graph = None
         self.rhos = []
 
+    def __reduce__(self):
+        raise TypeError('a network that has a BBBLoss cannot be pickled; save its parameters, or copy it by '
+                        'copy.deepcopy, which leaves the loss behind')
+
 
 def tap(net):
     """Make every block of ``net`` that holds Bayesian layers hand out their KL terms.
@@ -261,14 +265,18 @@ def one_forward(block, args, root=None):
             forget(rho)
     else:
         with_terms = autograd.is_recording() and autograd.is_training()
-        contexts = {array.ctx for array in arrays} or {current_context()}
+        contexts = {array.ctx for array in arrays}
         rhos = set(posterior_parameters(block))
-        _store(rhos, contexts, None, {})
+        if contexts:
+            _store(rhos, contexts, None, {})
+        else:       # arrays hidden in other arguments, such as a dict: they can be anywhere
+            for rho in rhos:
+                forget(rho)
         with _open(_Frame(root, False, with_terms)) as frame:
             yield
         if with_terms:
             contexts.update(term.ctx for terms in frame.terms.values() for term in terms)
-            _store(rhos.union(frame.terms), contexts, next(_serial), frame.terms)
+            _store(rhos.union(frame.terms), contexts or {current_context()}, next(_serial), frame.terms)
 
 
 def _forward(self, *args):
@@ -305,7 +313,6 @@ def _get_graph(self, *args):
         tapped.rhos = list(frame.terms)
         terms = [frame.terms[rho][0] for rho in tapped.rhos]
         tapped.base, tapped.graph = self._cached_graph, (inputs, symbol.Group([outputs] + terms))
-        self._out_format = [self._out_format, [0] * len(terms)]
     return tapped.graph if self._cached_graph is tapped.base else self._cached_graph
 
 
@@ -313,10 +320,21 @@ def _call_cached_op(self, *args):
     """``_call_cached_op`` of a tapped block: takes the KL terms off the outputs."""
     if runs_eagerly(self):
         return type(self)._call_cached_op(self, *args)
-    output, terms = type(self)._call_cached_op(self, *args)
+    tapped = self.__dict__[_TAP]
+    if self._cached_op is None:
+        if self._cached_graph and self._cached_graph is not tapped.base:
+            self._clear_cached_op()     # a graph from elsewhere, such as Block.load, has no KL terms
+        self._build_cache(*args)
+    # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
+    own_format = self._out_format
+    self._out_format = [own_format, [0] * len(tapped.rhos)]
+    try:
+        output, terms = type(self)._call_cached_op(self, *args)
+    finally:
+        self._out_format = own_format
     frame = current_frame(ndarray)
     if frame is not None and autograd.is_training():
-        frame.deposit(zip(self.__dict__[_TAP].rhos, terms), next(leaves(args)).ctx)
+        frame.deposit(zip(tapped.rhos, terms), next(leaves(args)).ctx)
     return output
 
 

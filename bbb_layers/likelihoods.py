@@ -3,7 +3,7 @@
 import math
 
 from mxnet import initializer
-from mxnet.gluon.loss import Loss, _apply_weighting, _reshape_like
+from mxnet.gluon.loss import Loss, _reshape_like
 
 from .checks import check_positive
 from .posterior import rho_from_sigma, sigma_from_rho
@@ -49,7 +49,12 @@ class CategoricalNLLLoss(Loss):
 
 
 def _per_example(F, loss, nll, sample_weight):
-    return F.sum(_apply_weighting(F, nll, loss._weight, sample_weight), axis=loss._batch_axis, exclude=True)
+    if sample_weight is not None:
+        # Not broadcast_mul: a weight that is larger than the loss would repeat it, and the sum would count that.
+        nll = nll * F.broadcast_like(sample_weight, nll)
+    if loss._weight is not None:
+        nll = nll * loss._weight
+    return F.sum(nll, axis=loss._batch_axis, exclude=True)
 
 
 class GaussianNLLLoss(Loss):

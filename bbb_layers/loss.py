@@ -156,8 +156,10 @@ class BBBLoss(Loss):
                       for rho, term in terms.items())
 
     def __deepcopy__(self, memo):
+        # A copy of the loss alone stays a loss of the same network.
+        net = memo.setdefault(id(self._net.block), self._net.block)
         new = collect.copy_block(self, memo)
-        collect.tap(new._net.block)
+        collect.tap(net)
         return new
 
     def __repr__(self):

@@ -12,9 +12,9 @@ __all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like
            'kl_term', 'negative_entropy']
 
 #: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
-#: ``0 * -inf`` is NaN; it is exact in float16; and it is far below any rho that training can reach.
-PRUNED_RHO = -1e4
-_PRUNED_BELOW = PRUNED_RHO / 2
+#: ``0 * -inf`` is NaN; and it is so low that no training step ends there.
+PRUNED_RHO = -1e30
+_PRUNED_BELOW = PRUNED_RHO / 10
 #: The smallest normal float32: below it log(sigma) would be -inf.
 _SIGMA_FLOOR = 1.1754944e-38
 _ENTROPY_CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
@@ -133,13 +133,16 @@ def spread(F, mu, rho, prior=None):
 def kl_term(F, prior, mu, sigma, weight, alive):
     """KL divergence of the posterior from ``prior``, summed over the weights that are alive: shape (1,), nats.
 
-    A product with the mask is both mask and sum. As FullyConnected it takes a sixth of the time of ``sum``, and it
-    infers the mask's shape from the other factor's, which ``dot`` does not.
+    The sum is one over rows, by FullyConnected, and then one over their totals: FullyConnected takes a sixth of the
+    time of ``sum``, but over millions of numbers at once it would be off by per cents.
     """
-    kl = F.reshape(prior.kl(mu, sigma, weight), shape=(1, -1))
-    total = F.FullyConnected(kl, F.reshape(alive, shape=(1, -1)), num_hidden=1, no_bias=True,
-                             flatten=False)
-    return F.reshape(total, shape=(1,))
+    if weight is not None:
+        # Where a weight is pruned, the prior sees 1: its density can be infinite at 0, and 0 * inf would be NaN.
+        weight = weight + (1 - alive)
+    kl = prior.kl(mu, sigma, weight) * alive
+    rows = F.reshape(kl, shape=(-1, 0), reverse=True)
+    ones = F.BlockGrad(F.ones_like(F.slice_axis(rows, axis=0, begin=0, end=1)))
+    return F.reshape(F.sum(F.FullyConnected(rows, ones, num_hidden=1, no_bias=True, flatten=False)), shape=(1,))
 
 
 def negative_entropy(F, sigma):

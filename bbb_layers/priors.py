@@ -82,13 +82,20 @@ class Prior(object):
         -------
         NDArray or Symbol in the shape of ``mu``, in nats.
         """
-        return negative_entropy(_operators(sigma), sigma) - self.log_prob(w, **values)
+        log_prob = self.log_prob(w, **values)
+        if isinstance(w, ndarray.NDArray) and log_prob.shape != w.shape:
+            raise ValueError('log_prob of %s must keep the shape of the weights, %s (saw: %s)' % (
+                type(self).__name__, w.shape, log_prob.shape))
+        return negative_entropy(_operators(sigma), sigma) - log_prob
 
     def __setattr__(self, name, value):
         # A traced graph holds a prior's numbers: a change would reach some forwards and not others.
         if name in self.__dict__:
             raise AttributeError('%s of a %s cannot be changed; make a new prior' % (name, type(self).__name__))
         super(Prior, self).__setattr__(name, value)
+
+    def __delattr__(self, name):
+        raise AttributeError('%s of a %s cannot be changed; make a new prior' % (name, type(self).__name__))
 
     def __eq__(self, other):
         return self is other or (

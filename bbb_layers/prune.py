@@ -71,7 +71,8 @@ def prune(net, fraction):
     ratios = _ratios(net)
     alive = {rho: posterior.kept(_host(rho)).asnumpy().astype(bool).ravel() for rho in ratios}
     everything = np.concatenate([np.where(alive[rho], ratio.ravel(), -1) for rho, ratio in ratios.items()])
-    count = int(math.floor(everything.size * fraction))
+    # 1e-9: 0.29 * 100 is 28.999999999999996
+    count = int(math.floor(everything.size * fraction + 1e-9))
     already = int((everything < 0).sum())
     if count < already:
         raise ValueError('fraction must be at least %d / %d, the weights of net that are pruned already (saw: %r)' % (

@@ -88,10 +88,10 @@ class RhoParameter(Parameter):
     def _follow_mu(self):
         if self._data is not None or self.mu._data is None:
             return
+        self._dtype = self.mu.dtype
         if self._deferred_init:
             self._finish_deferred_init()
         else:
-            self._dtype = self.mu.dtype
             self.initialize(ctx=self.mu.list_ctx())
 
     def data(self, ctx=None):
@@ -109,6 +109,14 @@ class RhoParameter(Parameter):
     def list_grad(self):
         self._follow_mu()
         return super(RhoParameter, self).list_grad()
+
+    def set_data(self, data):
+        self._follow_mu()
+        super(RhoParameter, self).set_data(data)
+
+    def reset_ctx(self, ctx):
+        self._follow_mu()
+        super(RhoParameter, self).reset_ctx(ctx)
 
     def list_ctx(self):
         self._follow_mu()

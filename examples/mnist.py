@@ -219,7 +219,7 @@ def print_pruning(net, test_data, args):
     already = sum(int((sigma == 0).sum().asscalar()) for sigma in sigmas)   # not 0 only with --load
     print('pruned  test accuracy')
     for fraction in PRUNED:
-        if int(total * fraction) < already:
+        if int(total * fraction + 1e-9) < already:
             print('%6s  (%d of %d weights are pruned already in %s)' % (fraction, already, total, args.load))
             continue
         prune(net, fraction)

@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The whole network's KL, fresh at every call, however the network is built, hybridized and called."""
 import copy
+import pickle
 import warnings
 
 import mxnet as mx
@@ -827,3 +828,83 @@ def test_forward_set_on_an_instance_is_not_overridden():
     net.forward = lambda x: x
     with pytest.raises(RuntimeError, match='forward of its own'):
         BBBLoss(net, NUM_TRAIN)
+
+
+class TwoOutputs(gluon.HybridBlock):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.a, self.b = dense(OUT, in_units=IN), dense(OUT, in_units=IN)
+
+    def hybrid_forward(self, F, x):
+        return self.a(x), self.b(x)
+
+
+def test_format_of_the_outputs_stays_the_blocks_own(tmp_path):
+    """Block.save writes it into a file, and Block.load takes it from there."""
+    net = TwoOutputs()
+    net.initialize()
+    net.hybridize()
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for _ in range(2):
+        with autograd.record():
+            outputs = net(x)
+            assert len(outputs) == 2
+            loss_fn(outputs[0], y)
+        assert net._out_format == [0, 0] and len(net._cached_graph[1].list_outputs()) == 2
+    net.save(str(tmp_path / 'net'))
+    net.load(str(tmp_path / 'net'))
+    for _ in range(2):
+        assert len(net(x)) == 2
+        with autograd.record():
+            loss_fn(net(x)[0], y)
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
+def test_a_network_with_a_loss_is_not_pickled():
+    net = make(sequential, None)
+    pickle.loads(pickle.dumps(net))
+    BBBLoss(net, NUM_TRAIN)
+    with pytest.raises(TypeError, match='cannot be pickled'):
+        pickle.dumps(net)
+    pickle.loads(pickle.dumps(copy.deepcopy(net)))
+
+
+def test_arrays_hidden_in_a_dict():
+    class Net(gluon.Block):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.layer = dense(OUT, in_units=IN)
+
+        def forward(self, inputs):
+            return self.layer(inputs['x'])
+
+    ctx = mx.cpu(1)
+    net = Net()
+    net.initialize(ctx=ctx)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch(ctx)
+    with autograd.record():
+        output = net({'x': x})
+    net({'x': x})
+    with autograd.record():
+        with pytest.raises(RuntimeError, match='no KL terms'):
+            loss_fn(output, y)
+        loss_fn(net({'x': x}), y)
+    np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
+def test_layer_tied_to_a_frozen_one():
+    one = dense(OUT, in_units=IN)
+    one.initialize()
+    one.weight.grad_req = 'null'
+    two = dense(OUT, in_units=IN, params=one.params)
+    assert sorted(two.posterior()) == ['bias', 'weight'] and two.weight_rho is one.weight_rho
+
+
+def test_own_hybrid_forward_would_replace_the_draw():
+    with pytest.raises(TypeError, match='Own must not define hybrid_forward itself'):
+        class Own(BayesBlock, gluon.HybridBlock):
+            def hybrid_forward(self, F, x):
+                return x

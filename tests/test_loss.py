@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import copy
 import math
 
 import mxnet as mx
@@ -349,3 +350,21 @@ def test_elbo_at_the_exact_posterior_is_the_log_evidence(estimator, mode):
             elbos.append(-loss_fn(layer(nd.array(x)), nd.array(y)).sum().asscalar())
     error = np.std(elbos) / len(elbos) ** 0.5
     assert error < 0.1 and abs(np.mean(elbos) - evidence) < 5 * error
+
+
+@pytest.mark.parametrize('shape', [(4,), (1, 6), (6, 4), (6, 5), (7,), (3, 1)])
+def test_sample_weight_of_another_shape_raises(net, shape):
+    """Multiplied by broadcasting and summed, it would count the likelihood several times."""
+    loss_fn = BBBLoss(net, 10)
+    with pytest.raises(Exception, match='broadcast|sample_weight|shape'):
+        train(net, loss_fn, X, Y, nd.ones(shape))[1].asnumpy()
+
+
+def test_copy_of_the_loss_alone_is_a_loss_of_the_same_network(net):
+    loss_fn = BBBLoss(net, 10)
+    train(net, loss_fn)
+    other = copy.deepcopy(loss_fn)
+    net[0].weight.set_data(net[0].weight.data() * 5)
+    other(net(X), Y)
+    np.testing.assert_allclose(other.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-6)
+    train(net, other)

@@ -7,7 +7,7 @@ import pytest
 from mxnet import autograd, nd
 from scipy import stats
 
-from bbb_layers import GaussianPrior, ScaleMixturePrior, posterior
+from bbb_layers import GaussianPrior, Prior, ScaleMixturePrior, posterior
 
 
 @pytest.mark.parametrize('dtype,rtol', [('float32', 1e-5), ('float64', 1e-12)])
@@ -140,3 +140,37 @@ def test_nan_is_not_taken_for_pruned():
     mean, sigma = posterior.moments(mu, rho)
     assert mean.asnumpy()[0] == 1 and np.isnan(mean.asnumpy()[1])
     assert np.isnan(sigma.asnumpy()[0])
+
+
+@pytest.mark.parametrize('shape', [(1,), (7,), (2, 3, 4, 5), (100000, 10), (2000, 20000)])
+@pytest.mark.parametrize('prior', [GaussianPrior(), ScaleMixturePrior()], ids=['closed form', 'sampled'])
+def test_sum_of_the_kl_over_many_weights(shape, prior):
+    mu, rho = nd.full(shape, 0.1), nd.full(shape, posterior.rho_from_sigma(0.05))
+    kl = posterior.draw(nd, mu, rho, prior)[1].asscalar() / mu.size
+    if prior.closed_form:
+        np.testing.assert_allclose(kl, -math.log(0.05) + (0.05 ** 2 + 0.1 ** 2) / 2 - 0.5, rtol=3e-5)
+    elif mu.size > 10 ** 5:
+        sample = nd.random.normal(0.1, 0.05, shape=(10 ** 6,))
+        terms = prior.kl(nd.full(sample.shape, 0.1), nd.full(sample.shape, 0.05), sample)
+        np.testing.assert_allclose(kl, terms.asnumpy().mean(), rtol=2e-3)
+
+
+def test_one_diverging_step_does_not_prune():
+    assert posterior.kept(nd.array([-1e5, -1e20, posterior.PRUNED_RHO, posterior.PRUNED_RHO * 1.01])).asnumpy().tolist() == [
+        1, 1, 0, 0]
+
+
+def test_prior_without_a_finite_density_at_zero():
+    class LogUniform(Prior):
+        def log_prob(self, w):
+            return -w.abs().log()
+
+    mu, rho = nd.array([1., 0., 2.]), nd.array([-1., posterior.PRUNED_RHO, -1.])
+    mu.attach_grad()
+    rho.attach_grad()
+    with autograd.record():
+        weight, kl = posterior.draw(nd, mu, rho, LogUniform())
+    kl.backward()
+    for array in (weight, kl, mu.grad, rho.grad):
+        assert np.isfinite(array.asnumpy()).all()
+    assert mu.grad.asnumpy()[1] == rho.grad.asnumpy()[1] == 0

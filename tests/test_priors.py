@@ -206,6 +206,26 @@ def test_attributes_cannot_change():
     with pytest.raises(AttributeError, match='sigma of a GaussianPrior cannot be changed'):
         prior.sigma = 2.
     layer = BayesDense(3, prior=prior)
+    with pytest.raises(AttributeError, match='cannot be changed'):
+        del prior.sigma
     with pytest.raises(AttributeError):
         layer.prior = GaussianPrior(2.)
     assert copy.deepcopy(prior) == prior == pickle.loads(pickle.dumps(prior))
+
+
+def test_log_prob_must_keep_the_shape():
+    class Summed(Prior):
+        def log_prob(self, w):
+            return (-0.5 * w.square()).sum()
+
+    layer = BayesDense(3, in_units=2, prior=Summed())
+    layer.initialize()
+    with pytest.raises(ValueError, match=r'log_prob of Summed must keep the shape of the weights, \(3, 2\)'):
+        kl_divergence(layer)
+
+
+@pytest.mark.parametrize('build', [lambda: GaussianPrior(1e-40), lambda: GaussianPrior(1e39),
+                                   lambda: BayesDense(3, initial_sigma=1e300)])
+def test_numbers_that_float32_cannot_hold(build):
+    with pytest.raises(ValueError, match='must be positive and finite'):
+        build()

@@ -9,6 +9,7 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
 from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence, prune, signal_to_noise
+from bbb_layers.posterior import PRUNED_RHO
 
 SIZE = 5 * 6 + 5 + 3 * 5 + 3
 
@@ -46,7 +47,7 @@ def test_signal_to_noise():
 def test_prunes_exactly_the_lowest_ratios(fraction):
     net = make()
     before = ratios(net)
-    count = math.floor(SIZE * fraction)
+    count = math.floor(SIZE * fraction + 1e-9)
     assert prune(net, fraction) == count
     expected = np.zeros(SIZE, bool)
     expected[np.argsort(before)[:count]] = True
@@ -65,6 +66,13 @@ def test_pruning_in_steps_is_pruning_at_once():
     np.testing.assert_array_equal(pruned(net), pruned(other))
     with pytest.raises(ValueError, match=r'fraction must be at least 39 / 53, .* \(saw: 0.5\)'):
         prune(net, 0.5)
+
+
+def test_fraction_is_taken_as_written():
+    net = BayesDense(10, in_units=9)
+    net.initialize(mx.init.Normal(1.))
+    assert prune(net, 0.29) == 29       # 0.29 * 100 is 28.999999999999996
+    assert prune(net, 29 / 100) == 29
 
 
 def test_ties_are_pruned_in_the_order_of_the_parameters():
@@ -113,8 +121,8 @@ def test_pruned_weights_stay_zero(mode, reload, tmp_path):
         np.testing.assert_array_equal(pruned(net), mask)
         assert np.isfinite(loss.asnumpy()).all()
     # every draw and the mean: an output depends on no pruned weight
-    net[2].weight_rho.set_data(nd.full((3, 5), -1e4))
-    net[2].bias_rho.set_data(nd.full((3,), -1e4))
+    net[2].weight_rho.set_data(nd.full((3, 5), PRUNED_RHO))
+    net[2].bias_rho.set_data(nd.full((3,), PRUNED_RHO))
     for train_mode in (False, True):
         with autograd.train_mode() if train_mode else autograd.predict_mode():
             np.testing.assert_array_equal(net(x).asnumpy(), np.zeros((8, 3)))

@@ -8,6 +8,7 @@ from mxnet.gluon import nn, rnn
 
 from bbb_layers import (BayesBlock, BayesDense, BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN,
                         BayesRNNCell, BBBLoss, GaussianPrior, kl_divergence)
+from bbb_layers.posterior import PRUNED_RHO
 
 T, N, C, H = 4, 3, 5, 6
 LAYERS = [(BayesRNN, rnn.RNN, dict(activation='tanh')), (BayesLSTM, rnn.LSTM, {}), (BayesGRU, rnn.GRU, {}),
@@ -117,7 +118,7 @@ def constant_steps(cell):
     """Makes ``cell`` forget its input and state, so that its output depends on its draw alone."""
     for name in ('i2h_weight', 'h2h_weight'):
         getattr(cell, name).set_data(nd.zeros_like(getattr(cell, name).data()))
-        getattr(cell, name + '_rho').set_data(nd.full(getattr(cell, name).shape, -1e4))
+        getattr(cell, name + '_rho').set_data(nd.full(getattr(cell, name).shape, PRUNED_RHO))
 
 
 @pytest.mark.parametrize('how', ['alone', 'with a loss', 'in a block', 'in a block with a loss', 'step by step'])
@@ -167,7 +168,7 @@ def test_one_draw_for_all_steps_of_a_fused_layer(mode):
     layer.initialize()
     for name in ('l0_i2h_weight', 'l0_h2h_weight'):
         getattr(layer, name).set_data(nd.zeros_like(getattr(layer, name).data()))
-        getattr(layer, name + '_rho').set_data(nd.full(getattr(layer, name).shape, -1e4))
+        getattr(layer, name + '_rho').set_data(nd.full(getattr(layer, name).shape, PRUNED_RHO))
     hybridize(layer, mode)
     with autograd.train_mode():
         output = layer(data(layer)).asnumpy()

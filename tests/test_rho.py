@@ -69,7 +69,8 @@ def test_load_a_plain_networks_file_after_a_forward(plain_file, mode):
 
 
 def test_every_access_finds_rho_initialized(plain_file):
-    for access in (lambda rho: rho.data(), lambda rho: rho.list_data(), lambda rho: rho.grad(),
+    for access in (lambda rho: rho.set_data(nd.ones(rho.shape)), lambda rho: rho.reset_ctx(mx.cpu(1)),
+                   lambda rho: rho.data(), lambda rho: rho.list_data(), lambda rho: rho.grad(),
                    lambda rho: rho.list_grad()):
         for initialized in (False, True):
             net = bayes_net()

@@ -9,6 +9,7 @@ from mxnet.gluon import nn
 
 from bbb_layers import (BayesDense, BayesLSTM, BBBLoss, GaussianPrior, LaplacePrior, ScaleMixturePrior,
                         kl_divergence, posterior_as_prior, prune, set_prior)
+from bbb_layers.posterior import PRUNED_RHO
 
 X, Y = nd.array(np.random.RandomState(2).normal(size=(6, 3))), nd.array([0, 1, 2, 3, 0, 1])
 
@@ -195,7 +196,7 @@ def test_posterior_as_prior(mode, pruned, tmp_path):
     for name, value in before.items():
         np.testing.assert_array_equal(net._collect_params_with_prefix()[name].data().asnumpy(), value)
         if not name.endswith('_rho'):
-            mean = np.where(before[name + '_rho'] > -5000, value, 0)
+            mean = np.where(before[name + '_rho'] > PRUNED_RHO / 10, value, 0)
             np.testing.assert_array_equal(new._collect_params_with_prefix()[name + '_prior_mu'].data().asnumpy(), mean)
     # Saved with its prior, and loaded into a network that is built the same way.
     new.save_parameters(str(tmp_path / 'new.params'))
