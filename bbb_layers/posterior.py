@@ -66,7 +66,7 @@ def noise_like(F, like):
     if F is symbol:
         square = F.broadcast_mul(square, _train_switch(F, like))
     radius = F.sqrt(square)
-    angle = 2 * math.pi * F.random.uniform_like(half)
+    angle = F.random.uniform_like(half, high=2 * math.pi)
     noise = F.concat(radius * F.cos(angle), radius * F.sin(angle), dim=0)
     return F.BlockGrad(F.slice_like(noise, like, axes=(0,)))
 
