@@ -14,8 +14,8 @@ from .set_prior import posterior_as_prior, set_prior
 __version__ = '0.1.0'
 
 __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding', 'BayesRNN',
-           'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss', 'GaussianNLLLoss',
-           'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss', 'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior',
-           'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
-           'posterior_as_prior', 'prune', 'signal_to_noise', 'schedules',
+           'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence',
+           'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
+           'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior',
+           'LaplacePrior', 'StudentTPrior', 'set_prior', 'posterior_as_prior', 'prune', 'signal_to_noise', 'schedules',
            '__version__']

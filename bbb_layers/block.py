@@ -47,8 +47,8 @@ class BayesBlock(object):
     TypeError
         If ``prior`` or ``bias_prior`` is not a Prior.
     ValueError
-        If the layer has no such ``estimator``, ``initial_sigma`` is not positive and finite, a dtype is neither float32 nor float64, or ``prior`` is not
-        that of the layer that this one shares its Parameters with.
+        If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
+        neither float32 nor float64, or ``prior`` is not that of the layer that this one shares its Parameters with.
 
     References
     ----------

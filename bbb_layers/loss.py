@@ -122,8 +122,8 @@ class BBBLoss(Loss):
             raise TypeError('BBBLoss takes the NDArrays that the network returned, and cannot be a part of a '
                             'hybridized block (saw: output of type %s)' % type(first).__name__)
         if not isinstance(output, ndarray.NDArray) and isinstance(self.likelihood, CategoricalNLLLoss):
-            raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a likelihood '
-                            'that takes all (saw: %d outputs)' % len(output))
+            raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a '
+                            'likelihood that takes all (saw: %d outputs)' % len(output))
         nll = self._nll_per_example(output, label, sample_weight, first.shape[self._batch_axis])
         kl = self._kl_divergence(first.context)
         weight = self._kl_weight if autograd.is_training() else 1.

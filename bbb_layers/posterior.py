@@ -8,8 +8,8 @@ import math
 
 from mxnet import autograd, ndarray, symbol
 
-__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw', 'split_draw', 'spread',
-           'kl_term', 'negative_entropy']
+__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw',
+           'split_draw', 'spread', 'kl_term', 'negative_entropy']
 
 #: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
 #: ``0 * -inf`` is NaN; and it is so low that no training step ends there.

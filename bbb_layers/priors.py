@@ -183,7 +183,8 @@ class GaussianPrior(Prior):
 
     def parameters(self):
         if self.learnable:
-            return {'prior_mu': (np.array([self.mu]), True), 'prior_rho': (np.array([rho_from_sigma(self.sigma)]), True)}
+            rho = rho_from_sigma(self.sigma)
+            return {'prior_mu': (np.array([self.mu]), True), 'prior_rho': (np.array([rho]), True)}
         if isinstance(self.sigma, np.ndarray):
             return {'prior_mu': (self.mu, False), 'prior_sigma': (self.sigma, False)}
         return {}
@@ -275,7 +276,7 @@ class MixturePrior(Prior):
         total = None
         for sigma, weight in components:
             log_prob = (math.log(weight) - _log_normalizer(sigma)) - half_square * (narrowest / sigma) ** 2
-            # softrelu's absolute error, 1e-7, is enough here; its relative error, large below -6, would not be for sigma.
+            # softrelu's absolute error, 1e-7, is enough here; its relative error, large below -6, is not for sigma.
             total = log_prob if total is None else total + F.Activation(log_prob - total, act_type='softrelu')
         return total
 

@@ -14,7 +14,6 @@ import sys
 import matplotlib
 import mxnet as mx
 import numpy as np
-from matplotlib import pyplot
 from mxnet import autograd, gluon, nd
 from tqdm import tqdm
 

@@ -111,7 +111,8 @@ def test_save_and_load(tmp_path, mode, initialize):
         other.hybridize(**mode)
     other.load_parameters(str(tmp_path / 'net.params'))
     for name, param in net._collect_params_with_prefix().items():
-        np.testing.assert_array_equal(param.data().asnumpy(), other._collect_params_with_prefix()[name].data().asnumpy())
+        loaded = other._collect_params_with_prefix()[name].data()
+        np.testing.assert_array_equal(param.data().asnumpy(), loaded.asnumpy())
     np.testing.assert_array_equal(other(x).asnumpy(), net(x).asnumpy())
     assert kl_divergence(other).asscalar() > 0
     other_loss = BBBLoss(other, 10)
