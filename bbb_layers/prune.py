@@ -44,7 +44,8 @@ def prune(net, fraction):
     """Prune the ``fraction`` of all weights, ranked together, that have the lowest signal-to-noise ratio.
 
     This changes ``net``: pruned weights are exactly 0 in predict mode and in every draw, get no gradient and add
-    nothing to the KL divergence, also after saving and loading. Exactly floor(n * fraction) of the n weights are
+    nothing to the KL divergence, also after saving and loading. Optimizers that rewrite rho whatever its gradient (Ftrl,
+    FTML, LAMB, LARS, RMSProp with ``clip_weights``) do not keep this. Exactly floor(n * fraction) of the n weights are
     pruned afterwards; weights that were pruned before come first. Equal ratios are pruned in the order of the
     Parameters.
 
