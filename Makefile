@@ -22,6 +22,7 @@ test: $(VENV)/installed
 
 benchmark: $(VENV)/installed
 	$(VENV)/bin/python examples/benchmark/step_time.py $(ARGS)
+	$(VENV)/bin/python examples/benchmark/architectures.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache

@@ -2,7 +2,8 @@
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
 from . import schedules
 from .block import BayesBlock
-from .layers import BayesConv1D, BayesConv2D, BayesConv3D, BayesDense, BayesEmbedding
+from .layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
+                     BayesConv3DTranspose, BayesDense, BayesEmbedding)
 from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss, HeteroscedasticGaussianNLLLoss,
                           PoissonNLLLoss, StudentTNLLLoss)
 from .loss import BBBLoss, kl_divergence
@@ -13,7 +14,8 @@ from .set_prior import posterior_as_prior, set_prior
 
 __version__ = '0.1.0'
 
-__all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding', 'BayesRNN',
+__all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv1DTranspose',
+           'BayesConv2DTranspose', 'BayesConv3DTranspose', 'BayesEmbedding', 'BayesRNN',
            'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence',
            'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
            'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior',

@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 from mxnet import autograd, ndarray, symbol
-from mxnet.gluon import Constant, Parameter
+from mxnet.gluon import Constant, HybridBlock, Parameter
 
 from . import collect, posterior
 from .checks import check_positive
@@ -65,7 +65,7 @@ class BayesBlock(object):
                             'weights: define it in a HybridBlock X, and then class %s(BayesBlock, X)' % (
                                 cls.__name__, cls.__name__))
         # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
-        if '__init__' not in cls.__dict__:
+        if '__init__' not in cls.__dict__ and issubclass(cls, HybridBlock):
             cls.__signature__ = _joint_signature(cls)
 
     def __init__(self, *args, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto', **kwargs):
@@ -221,7 +221,8 @@ def _check_dtype(dtype):
 def _joint_signature(cls):
     own = [parameter for parameter in inspect.signature(BayesBlock.__init__).parameters.values()
            if parameter.kind == parameter.KEYWORD_ONLY]
-    base = next(base for base in cls.__mro__ if not issubclass(base, BayesBlock) and '__init__' in base.__dict__)
+    base = next(base for base in cls.__mro__ if issubclass(base, HybridBlock) and not issubclass(base, BayesBlock)
+                and '__init__' in base.__dict__)
     theirs = list(inspect.signature(base.__init__).parameters.values())[1:]
     after = [parameter for parameter in theirs if parameter.kind == parameter.VAR_KEYWORD]
     return inspect.Signature([parameter for parameter in theirs if parameter not in after] + own + after)

@@ -8,8 +8,10 @@ from mxnet.gluon import nn
 
 from .block import BayesBlock
 from .estimators import ESTIMATORS
+from .transposed import TransposedByConvolution
 
-__all__ = ['BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesEmbedding']
+__all__ = ['BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv1DTranspose', 'BayesConv2DTranspose',
+           'BayesConv3DTranspose', 'BayesEmbedding']
 
 
 class _WithoutActivation(object):
@@ -96,6 +98,21 @@ class BayesConv2D(_BayesConv, nn.Conv2D):
 
 class BayesConv3D(_BayesConv, nn.Conv3D):
     """3D convolution with a posterior over its weights and biases; arguments, input and output as ``nn.Conv3D``."""
+
+
+class BayesConv1DTranspose(_BayesConv, TransposedByConvolution, nn.Conv1DTranspose):
+    """Transposed 1D convolution with a posterior over its weights and biases; arguments, input and output as
+    ``nn.Conv1DTranspose``, with the operator of :mod:`bbb_layers.transposed`."""
+
+
+class BayesConv2DTranspose(_BayesConv, TransposedByConvolution, nn.Conv2DTranspose):
+    """Transposed 2D convolution with a posterior over its weights and biases; arguments, input and output as
+    ``nn.Conv2DTranspose``, with the operator of :mod:`bbb_layers.transposed`."""
+
+
+class BayesConv3DTranspose(_BayesConv, TransposedByConvolution, nn.Conv3DTranspose):
+    """Transposed 3D convolution with a posterior over its weights and biases; arguments, input and output as
+    ``nn.Conv3DTranspose``, with the operator of :mod:`bbb_layers.transposed`."""
 
 
 class BayesEmbedding(BayesBlock, nn.Embedding):

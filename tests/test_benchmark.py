@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The benchmark's contenders do the work that they are timed for. Nothing here looks at the times."""
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -16,9 +16,9 @@ SCRIPT = ROOT / 'examples' / 'benchmark' / 'step_time.py'
 BATCH, UNITS = 16, 8
 NO_KL = 10 ** 9     # so many batches in the data set that only the likelihood counts
 
-spec = importlib.util.spec_from_file_location('step_time', str(SCRIPT))
-step_time = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(step_time)
+sys.path.insert(0, str(SCRIPT.parent))
+step_time = importlib.import_module('step_time')
+architectures = importlib.import_module('architectures')
 
 # By the names in the script's table: what each makes of (data, label, num_batches).
 CONTENDERS = {
@@ -129,3 +129,23 @@ def test_gradient_variance():
     # Independent noise for 128 examples averages out where one draw for all of them does not.
     assert all(float(value) < 0.6 for row in rows[1:] for value in row[1:])
     assert 'argument --draws: must be at least 2' in run('--draws', '1', script=script).stderr
+
+
+@pytest.mark.parametrize('name', architectures.NETWORKS)
+@pytest.mark.parametrize('estimator', (None,) + architectures.ESTIMATORS)
+def test_every_architecture_trains(name, estimator):
+    step = architectures.contender(name, estimator, 8)
+    course = [step().mean().asscalar() for _ in range(25)]
+    print(course)
+    assert step.loss().shape == (8,) and np.mean(course[-5:]) < 0.97 * np.mean(course[:5])
+    rhos = [param for param in step.params if param.name.endswith('rho')]
+    assert len(rhos) == (0 if estimator is None else len(step.params) // 2)
+
+
+def test_architectures_prints_every_contender():
+    done = run('--rounds', '1', '--warmup', '1', '--batch-size', '2', script=SCRIPT.parent / 'architectures.py')
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip('| ').split(' | ') for line in done.stdout.splitlines() if line.startswith('| ')][1:]
+    assert [tuple(row[:2]) for row in rows] == [
+        (name, estimator or 'deterministic') for name in architectures.NETWORKS
+        for estimator in (None,) + architectures.ESTIMATORS]

@@ -1,38 +1,19 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Time of one training step: the notebook's algorithm, a deterministic Gluon net, and BayesDense eager and hybridized.
 
-All train 784-400-400-10 with relu and Adam on one batch of random data. They take turns of a few steps, so that
-whatever else the machine does hits all of them alike. Prints a Markdown table.
+All train 784-400-400-10 with relu and Adam on one batch of random data. Prints a Markdown table.
 """
-import argparse
 import math
-import os
-import platform
-import time
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon, nd
+from mxnet import gluon, nd
+from timing import TrainingStep, arguments, describe, in_turn
 
 from bbb_layers import BayesDense, BBBLoss, ScaleMixturePrior
 
-INPUTS, OUTPUTS, NUM_TRAIN, STEPS = 784, 10, 60000, 5   # STEPS in a turn
+INPUTS, OUTPUTS, NUM_TRAIN = 784, 10, 60000
 PI, SIGMA1, SIGMA2, RHO = 0.5, 0.75, 0.01, -3.  # what the notebook really ran: the pi of its config never reached it
-
-
-class TrainingStep(object):
-    """What all contenders share: loss under record, backward, Adam. They differ in ``loss``, which runs the network."""
-
-    def __init__(self, loss, params, batch_size):
-        self.loss, self.params, self.batch_size = loss, params, batch_size
-        self.trainer = gluon.Trainer(params, 'adam', {'learning_rate': 1e-3})
-
-    def __call__(self):
-        with autograd.record():
-            loss = self.loss()
-        loss.backward()
-        self.trainer.step(self.batch_size)
-        return loss
 
 
 def mlp(net, dense, units, **options):
@@ -104,46 +85,20 @@ def bayes(data, label, units, num_batches, hybridize):
     return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data))
 
 
-def turn(step):
-    """Milliseconds per step."""
-    step()      # not timed: the contender before this one has filled the processor's caches
-    mx.nd.waitall()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    mx.nd.waitall()
-    return (time.perf_counter() - start) / STEPS * 1e3
-
-
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=30, help='timed turns of each contender (%(default)s)')
-    parser.add_argument('--warmup', type=int, default=5, help='turns before these, not timed (%(default)s)')
-    parser.add_argument('--units', type=int, default=400, help='size of each hidden layer (%(default)s)')
-    parser.add_argument('--batch-size', type=int, default=128, help='examples in the batch (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of all random numbers (%(default)s)')
-    args = parser.parse_args()
-    for name, value in vars(args).items():
-        if name != 'seed' and value < 1:
-            parser.error('argument --%s: must be at least 1 (saw: %d)' % (name.replace('_', '-'), value))
-
-    mx.random.seed(args.seed)
+    args = arguments(__doc__, units=(400, 'size of each hidden layer'), batch_size=(128, 'examples in the batch'))
     data = nd.random.uniform(0, 2, shape=(args.batch_size, INPUTS))     # the notebook's pixels: 0 to 255 / 126
     label = nd.random.randint(0, OUTPUTS, shape=args.batch_size).astype('float32')
     num_batches = -(-NUM_TRAIN // args.batch_size)
-    contenders = {
+    times = in_turn({
         'notebook': notebook(data, label, args.units, num_batches),
         'deterministic, hybridized': deterministic(data, label, args.units),
         'BayesDense, eager': bayes(data, label, args.units, num_batches, hybridize=False),
-        'BayesDense, hybridized': bayes(data, label, args.units, num_batches, hybridize=True)}
-    times = [[turn(step) for step in contenders.values()] for _ in range(args.warmup + args.rounds)]
-    lower, median, upper = np.percentile(times[args.warmup:], (25, 50, 75), axis=0)
+        'BayesDense, hybridized': bayes(data, label, args.units, num_batches, hybridize=True)}, args)
 
-    print('mxnet %s, numpy %s, python %s; %d-%d-%d-%d, batch %d, Adam; %d rounds of %d steps; '
-          'OMP_NUM_THREADS %s, os.cpu_count() %s\n' % (
-              mx.__version__, np.__version__, platform.python_version(), INPUTS, args.units, args.units, OUTPUTS,
-              args.batch_size, args.rounds, STEPS, os.environ.get('OMP_NUM_THREADS', 'unset'), os.cpu_count()))
+    describe('%d-%d-%d-%d, batch %d' % (INPUTS, args.units, args.units, OUTPUTS, args.batch_size), args)
     print('| training step | median ms | lower quartile | upper quartile | x faster than the notebook | '
           'x the deterministic step |\n|---|---:|---:|---:|---:|---:|')
-    for name, low, mid, high in zip(contenders, lower, median, upper):
-        print('| %s | %.2f | %.2f | %.2f | %.2f | %.2f |' % (name, mid, low, high, median[0] / mid, mid / median[1]))
+    for name, (low, mid, high) in times.items():
+        print('| %s | %.2f | %.2f | %.2f | %.2f | %.2f |' % (
+            name, mid, low, high, times['notebook'][1] / mid, mid / times['deterministic, hybridized'][1]))

@@ -1,0 +1,93 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The transposed convolutions against Gluon's; estimators and training of them are in test_estimators."""
+import subprocess
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import hybridize
+from mxnet import autograd, nd
+from mxnet.gluon import nn
+
+from bbb_layers import BayesConv1DTranspose, BayesConv2DTranspose, BayesConv3DTranspose
+
+CLASSES = {1: (BayesConv1DTranspose, nn.Conv1DTranspose), 2: (BayesConv2DTranspose, nn.Conv2DTranspose),
+           3: (BayesConv3DTranspose, nn.Conv3DTranspose)}
+
+
+@pytest.mark.parametrize('ndim', CLASSES)
+@pytest.mark.parametrize('kwargs', [
+    dict(kernel_size=3), dict(kernel_size=1), dict(kernel_size=4, strides=2, padding=1, activation='relu'),
+    dict(kernel_size=3, strides=3, output_padding=2, use_bias=False), dict(kernel_size=2, strides=3, output_padding=1),
+    dict(kernel_size=2, strides=2, padding=2), dict(kernel_size=1, strides=2, padding=1, output_padding=1),
+    dict(kernel_size=2, dilation=2, padding=1), dict(kernel_size=3, groups=2, in_channels=4, strides=2),
+    dict(kernel_size=2, in_channels=4),
+], ids=repr)
+def test_posterior_mean_is_gluon_s_layer(ndim, kwargs, mode):
+    if ndim == 3 and 'dilation' in kwargs:
+        pytest.skip('Gluon has no dilated one in 3D')
+    bayes, plain = (cls(6, bias_initializer='ones', **kwargs) for cls in CLASSES[ndim])
+    for layer in (bayes, plain):
+        layer.initialize()
+    hybridize(bayes, mode)
+    x = nd.random.normal(shape=(2, 4) + (4, 3, 5)[:ndim])
+    bayes(x), plain(x)
+    assert bayes.weight.shape == bayes.weight_rho.shape == plain.weight.shape
+    for name in bayes._rhos:
+        getattr(plain, name).set_data(getattr(bayes, name).data())
+    for batch in (x, nd.concat(x, 2 * x, dim=0)):
+        expected, output = plain(batch), bayes(batch)
+        assert output.shape == expected.shape
+        np.testing.assert_allclose(output.asnumpy(), expected.asnumpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('ndim', CLASSES)
+def test_deferred_shapes_inside_a_network(ndim, mode):
+    net = nn.HybridSequential()
+    net.add(CLASSES[ndim][0](4, 2, strides=2), CLASSES[ndim][0](3, 2, activation='tanh'), nn.Dense(2))
+    net.initialize()
+    hybridize(net, mode)
+    with autograd.record():
+        output = net(nd.ones((2, 5) + (3,) * ndim))
+    output.backward()
+    assert output.shape == (2, 2) and net[0].weight.shape == (5, 4) + (2,) * ndim
+    assert abs(net[0].weight_rho.grad()).sum().asscalar() > 0
+
+
+@pytest.mark.parametrize('ndim', CLASSES)
+@pytest.mark.parametrize('kwargs,message', [
+    (dict(output_padding=1), 'output_padding|adj'),     # some of these Gluon's constructor finds, by its operator
+    (dict(strides=2, output_padding=2), 'output_padding|adj'),
+    (dict(strides=2, output_padding=-1), r'output_padding must be below strides, .* and not negative \(saw: '),
+])
+def test_bad_output_padding(ndim, kwargs, message):
+    with pytest.raises((ValueError, mx.MXNetError), match=message):
+        CLASSES[ndim][0](3, 2, **kwargs)
+
+
+def test_bad_layout():
+    with pytest.raises(ValueError, match=r"layout must start with 'NC' \(saw: 'NHWC'\)"):
+        BayesConv2DTranspose(3, 2, layout='NHWC')
+
+
+@pytest.mark.parametrize('cls', CLASSES[3])
+def test_dilation_in_3d_raises(cls):
+    with pytest.raises(mx.MXNetError, match='Dilate is not supported in 3d deconvolution'):
+        cls(2, 2, dilation=2)
+
+
+@pytest.mark.skipif(mx.context.num_gpus() > 0, reason='the fault is in the CPU operator')
+def test_mxnet_s_own_operator_fails():
+    """Why there is an operator of our own. In a process of its own, since the failure poisons MXNet's engine."""
+    code = '''if True:
+        from mxnet import autograd, nd
+        x, w = nd.ones((2, 4, 5, 5)), nd.ones((4, 3, 3, 3))
+        w.attach_grad()
+        with autograd.record():
+            y = nd.Deconvolution(x, w * 1, kernel=(3, 3), num_filter=3, no_bias=True)
+        y.backward()
+        w.grad.wait_to_read()
+    '''
+    result = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, universal_newlines=True)
+    assert 'could not execute a primitive' in result.stderr
