@@ -2,15 +2,19 @@
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
 from . import schedules
 from .block import BayesBlock
+from .deterministic import draw, to_deterministic
 from .layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
                      BayesConv3DTranspose, BayesDense, BayesEmbedding)
 from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss, HeteroscedasticGaussianNLLLoss,
                           PoissonNLLLoss, StudentTNLLLoss)
 from .loss import BBBLoss, kl_divergence
+from .monte_carlo import MonteCarlo
+from .predict import predict
 from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .prune import prune, signal_to_noise
 from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 from .set_prior import posterior_as_prior, set_prior
+from .to_bayesian import to_bayesian
 
 __version__ = '0.1.0'
 
@@ -19,5 +23,6 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence',
            'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
            'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior',
-           'LaplacePrior', 'StudentTPrior', 'set_prior', 'posterior_as_prior', 'prune', 'signal_to_noise', 'schedules',
+           'LaplacePrior', 'StudentTPrior', 'set_prior', 'posterior_as_prior', 'predict', 'MonteCarlo', 'draw',
+           'to_deterministic', 'to_bayesian', 'prune', 'signal_to_noise', 'schedules',
            '__version__']

@@ -69,6 +69,10 @@ class BayesBlock(object):
             cls.__signature__ = _joint_signature(cls)
 
     def __init__(self, *args, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto', **kwargs):
+        self._configure(prior, bias_prior, initial_sigma, estimator, kl)
+        super().__init__(*args, **kwargs)
+
+    def _configure(self, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto'):
         if estimator not in self._estimators:
             raise ValueError('estimator of %s must be one of %s (saw: %r)' % (
                 type(self).__name__, ', '.join(map(repr, self._estimators)), estimator))
@@ -81,7 +85,37 @@ class BayesBlock(object):
         self._initial_sigma = check_positive('initial_sigma', initial_sigma)
         self._estimator = estimator
         self._rhos = {}
-        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def _plain_class(cls):
+        """The Gluon layer that this class makes Bayesian."""
+        plain = _gluon_layer(cls)
+        for base in cls.__mro__:
+            if not issubclass(base, BayesBlock) and not issubclass(plain, base) and '_bayesian_only' not in vars(base):
+                raise TypeError('a Bayesian layer must derive from BayesBlock and one Gluon layer to be made '
+                                'deterministic (saw: %s, which derives from %s too)' % (cls.__name__, base.__name__))
+        return plain
+
+    @classmethod
+    def _make_bayesian(cls, layer, **arguments):
+        """Turn a plain Gluon ``layer`` into one of this class; all that refers to it sees the change."""
+        layer.__class__ = cls
+        layer._configure(**arguments)
+        for name, param in list(layer._reg_params.items()):
+            layer._add_rho_of(name, param)
+
+    def _make_plain(self):
+        """Turn this layer into its plain Gluon layer, without rho; all that refers to it sees the change."""
+        plain = self._plain_class()
+        for name, rho in self._rhos.items():
+            self._remove_prior_parameters(name)
+            rho.mu.__dict__.pop('_rho', None)
+            self.params._params.pop(rho.name)
+            self._reg_params.pop(name + '_rho')
+            delattr(self, name + '_rho')
+        for name in ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos'):
+            delattr(self, name)
+        self.__class__ = plain
 
     @property
     def priors(self):
@@ -96,10 +130,13 @@ class BayesBlock(object):
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
+        if isinstance(value, Parameter):
+            self._add_rho_of(name, value)
+
+    def _add_rho_of(self, name, param):
         # Not grad_req: a mean that is frozen has a posterior all the same.
-        if isinstance(value, Parameter) and not isinstance(value, Constant) and value._differentiable and not (
-                self._belongs_to_rho(value)):
-            self._add_rho(name, value)
+        if not isinstance(param, Constant) and param._differentiable and not self._belongs_to_rho(param):
+            self._add_rho(name, param)
 
     def _belongs_to_rho(self, param):
         return isinstance(param, RhoParameter) or any(
@@ -110,12 +147,12 @@ class BayesBlock(object):
         if mu._grad_stype != 'default' or mu._stype != 'default':
             raise ValueError('a Bayesian layer must have dense gradients, since its KL divergence reaches every weight '
                              '(saw: Parameter %s with grad_stype %r)' % (mu.name, mu._grad_stype))
-        rho_name = mu.name + '_rho'
         prior = self._given_priors[name.endswith('bias')]
-        rho = self.params._get_impl(rho_name)       # that of a layer this one shares its Parameters with
+        rho = getattr(mu, '_rho', None)      # from a layer this one shares its Parameters with
         if rho is None:
             rho = RhoParameter(mu, self._initial_sigma, default_prior if prior is None else prior, self._sampled_kl)
-            self.params._params[rho_name] = rho
+            mu._rho = rho
+        self.params._params[rho.name] = rho
         if prior is not None and prior != rho.prior:
             raise ValueError('prior must be that of the layer which shares Parameter %s, %r (saw: %r)' % (
                 mu.name, rho.prior, prior))
@@ -218,11 +255,13 @@ def _check_dtype(dtype):
         raise ValueError('dtype of a Bayesian layer must be float32 or float64 (saw: %s)' % np.dtype(dtype))
 
 
+def _gluon_layer(cls):
+    return next(base for base in cls.__mro__ if issubclass(base, HybridBlock) and not issubclass(base, BayesBlock))
+
+
 def _joint_signature(cls):
     own = [parameter for parameter in inspect.signature(BayesBlock.__init__).parameters.values()
            if parameter.kind == parameter.KEYWORD_ONLY]
-    base = next(base for base in cls.__mro__ if issubclass(base, HybridBlock) and not issubclass(base, BayesBlock)
-                and '__init__' in base.__dict__)
-    theirs = list(inspect.signature(base.__init__).parameters.values())[1:]
+    theirs = list(inspect.signature(_gluon_layer(cls).__init__).parameters.values())[1:]
     after = [parameter for parameter in theirs if parameter.kind == parameter.VAR_KEYWORD]
     return inspect.Signature([parameter for parameter in theirs if parameter not in after] + own + after)

@@ -364,11 +364,16 @@ def call_eagerly(block, *args):
 def copy_block(block, memo):
     """``copy.deepcopy`` of a block without taps and cached graphs, and with gradient buffers that work.
 
-    Gluon's own copy of a block fails once the block has run hybridized, and its Parameters get no gradients.
+    Gluon's own copy of a block fails once the block has run hybridized, its Parameters get no gradients, and their
+    arrays lose their contexts.
     """
     for child in walk(block):
         for param in child._reg_params.values():
             memo[id(param._trainer)] = None
+            # Gluon's own copies would all be on cpu(0).
+            for array in (param._data or []) + (param._grad or []):
+                if id(array) not in memo:
+                    memo[id(array)] = array.copyto(array.context)
         if isinstance(child, HybridBlock):
             memo[id(child._cached_graph)] = ()
             memo[id(child._cached_op)] = None

@@ -6,6 +6,7 @@ Every formula of the posterior stands here once, for NDArray and Symbol alike; t
 """
 import math
 
+import numpy as np
 from mxnet import autograd, ndarray, symbol
 
 __all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw',
@@ -21,8 +22,8 @@ _ENTROPY_CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
 
 
 def rho_from_sigma(sigma):
-    """Inverse of the softplus, for a Python float: ``log(exp(sigma) - 1)``, without overflow."""
-    return sigma + math.log(-math.expm1(-sigma))
+    """Inverse of the softplus, for a float or a numpy array: ``log(exp(sigma) - 1)``, without overflow."""
+    return sigma + np.log(-np.expm1(-sigma))
 
 
 def sigma_from_rho(F, rho):
@@ -82,12 +83,12 @@ def moments(mu, rho):
         return mean(mu, rho), sigma_from_rho(ndarray, rho) * kept(rho)
 
 
-def draw(F, mu, rho, prior=None):
+def draw(F, mu, rho, prior=None, noise=None):
     r"""One draw of the weights, and its KL term if ``prior`` is given.
 
     .. math:: w = m \odot (\mu + \sigma \odot \epsilon), \quad \epsilon \sim N(0, I)
 
-    with m the mask of :func:`kept` and epsilon of :func:`noise_like`.
+    with m the mask of :func:`kept` and epsilon the ``noise``, by default that of :func:`noise_like`.
 
     Returns
     -------
@@ -95,7 +96,7 @@ def draw(F, mu, rho, prior=None):
     kl : shape (1,), nats, or None
     """
     sigma, alive = sigma_from_rho(F, rho), kept(rho)
-    weight = (mu + sigma * noise_like(F, mu)) * alive
+    weight = (mu + sigma * (noise_like(F, mu) if noise is None else noise)) * alive
     return weight, None if prior is None else kl_term(F, prior, mu, sigma, weight, alive)
 
 

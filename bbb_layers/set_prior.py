@@ -5,7 +5,7 @@ from mxnet.gluon import HybridBlock
 from . import collect, posterior
 from .priors import GaussianPrior, check_prior
 
-__all__ = ['set_prior', 'posterior_as_prior']
+__all__ = ['set_prior', 'posterior_as_prior', 'replace_priors']
 
 
 def set_prior(net, prior, bias_prior=None):
@@ -35,7 +35,7 @@ def set_prior(net, prior, bias_prior=None):
         raise TypeError('prior must be an instance of Prior (saw: None)')
     check_prior('prior', prior)
     check_prior('bias_prior', bias_prior)
-    _replace(net, {rho: bias_prior if bias_prior is not None and rho.mu.name.endswith('bias') else prior
+    replace_priors(net, {rho: bias_prior if bias_prior is not None and rho.mu.name.endswith('bias') else prior
                    for rho in collect.bayesian(net)})
 
 
@@ -69,11 +69,12 @@ def posterior_as_prior(net):
         mu_value, rho_value = (param.data(param.list_ctx()[0]) for param in (rho.mu, rho))
         mean, sigma = posterior.moments(mu_value, rho_value)
         priors[rho] = GaussianPrior(sigma + (1 - posterior.kept(rho_value)), mean)     # any sigma serves where pruned
-    _replace(new, priors)
+    replace_priors(new, priors)
     return new
 
 
-def _replace(net, priors):
+def replace_priors(net, priors):
+    """Give each rho of the dict ``priors``, all in ``net``, its prior."""
     for rho in priors:
         if rho.mu._trainer is not None:
             raise RuntimeError('a prior must be set before the Trainer is made (saw: Parameter %s with one)' % (

@@ -20,6 +20,8 @@ class TransposedByConvolution(object):
         of which Gluon's layers find out in the first forward (on CPU).
     """
 
+    _bayesian_only = True       # a deterministic layer has no use for it
+
     def __init__(self, *args, **kwargs):
         super(TransposedByConvolution, self).__init__(*args, **kwargs)
         strides, output_padding, layout = (self._kwargs[name] for name in ('stride', 'adj', 'layout'))

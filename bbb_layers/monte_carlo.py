@@ -1,0 +1,87 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The Monte Carlo mean of a network's predictions, as a block."""
+from mxnet import autograd, ndarray
+from mxnet.gluon import Block
+
+from . import collect
+from .checks import check_count
+from .deterministic import PlainCopy
+
+__all__ = ['MonteCarlo']
+
+
+class MonteCarlo(Block):
+    r"""The Monte Carlo mean of a Bayesian network's predictions, for instance for an Estimator's validation.
+
+    .. math:: \log \frac{1}{S} \sum_s \mathrm{softmax}(f(x; w_s)), \quad w_s \sim q
+
+    Every forward draws anew. BatchNorm and Dropout are in predict mode. The network is a child, and its Parameters
+    are those of this block; it is not changed, and may be trained between the forwards:
+    ``Estimator(net, loss, val_net=MonteCarlo(net), ...)``.
+
+    Parameters
+    ----------
+    net : Block
+        With one output.
+    num_samples : int, default 32
+        Number of draws S.
+    link : {'softmax', 'sigmoid', None}, default 'softmax'
+        What the outputs of ``net`` are, and how they are averaged. 'softmax': logits of classes along ``axis``; the
+        mean of their probabilities is returned as log probabilities, which are logits too, so that losses and metrics
+        that take logits take these. 'sigmoid': logits of independent labels; the logit of the mean probability is
+        returned. None: the mean of the outputs.
+    axis : int, default -1
+        The axis of classes.
+
+    Inputs:
+        - as ``net`` takes them
+
+    Outputs:
+        - **out**: the shape of the output of ``net``
+
+    Raises
+    ------
+    ValueError
+        If ``net`` has no Bayesian layer or a mu or sigma is not finite, ``num_samples`` is less than 1, or ``link`` is
+        none of the above.
+    RuntimeError
+        If it runs under ``autograd.record()``: the mean has no gradient.
+    """
+
+    def __init__(self, net, num_samples=32, link='softmax', axis=-1, **kwargs):
+        if link not in ('softmax', 'sigmoid', None):
+            raise ValueError("link must be 'softmax', 'sigmoid' or None (saw: %r)" % (link,))
+        self._num_samples = check_count('num_samples', num_samples)
+        self._link, self._axis = link, axis
+        collect.bayesian(net)
+        super(MonteCarlo, self).__init__(**kwargs)
+        self.net = net
+        self._plain = None
+
+    def forward(self, *inputs):
+        if autograd.is_recording():
+            raise RuntimeError('MonteCarlo has no gradient: train net itself, and call this outside autograd.record()')
+        if self._plain is None or not self._plain.fits():
+            self._plain = PlainCopy(self.net)
+        self._plain.copy_others()
+        outputs = []
+        with autograd.predict_mode():
+            for _ in range(self._num_samples):
+                self._plain.set_draw()
+                outputs.append(self._plain.net(*inputs).copy())
+        outputs = ndarray.stack(*outputs)
+        if self._link is None:
+            return outputs.mean(axis=0)
+        if self._link == 'softmax':
+            return _log_mean_exp(outputs.log_softmax(axis=self._axis + (self._axis >= 0)))
+        return _log_mean_exp(_log_sigmoid(outputs)) - _log_mean_exp(_log_sigmoid(-outputs))
+
+
+def _log_mean_exp(array):
+    """Over the first axis."""
+    most = array.max(axis=0, keepdims=True)
+    return ndarray.broadcast_sub(array, most).exp().mean(axis=0).log() + most[0]
+
+
+def _log_sigmoid(array):
+    return -(-array).relu() - (-array.abs()).exp().log1p()

@@ -1,0 +1,183 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Monte Carlo prediction: outputs of many draws of the weights."""
+import itertools
+
+import numpy as np
+from mxnet import autograd, ndarray
+
+from .checks import check_count
+from .deterministic import PlainCopy
+
+__all__ = ['predict']
+
+
+def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, with_labels=False, progress=True):
+    r"""Outputs of ``net`` under draws of its weights from the posterior.
+
+    .. math:: f(x; w_s), \quad w_s \sim q, \quad s = 1, \dots, S
+
+    Each draw is one function: its weights are the same for every example, whatever the layers' estimators. All else,
+    such as BatchNorm and Dropout, is in predict mode. The draws follow from MXNet's random numbers
+    (``mx.random.seed``). ``net`` is not changed.
+
+    Parameters
+    ----------
+    net : Block
+    data : NDArray, tuple of NDArrays, or iterable of batches such as gluon.data.DataLoader
+        Examples; a tuple if ``net`` takes several inputs. A batch is an array, or a list or tuple whose first item is
+        the input (itself a list or tuple if there are several) and whose second the label. The loader is read once,
+        so that its order, shuffled or not, is that of the outputs.
+    num_samples : int, default 32
+        Number of draws S.
+    batch_size : int, default 256
+        Size of the batches that arrays are cut into.
+    batch_axis : int, default 0
+        The axis of inputs and outputs that counts the examples.
+    chunk : int, default 8
+        Number of batches held in memory at once: each draw of the weights is made again for every chunk. Beside the
+        outputs, no more memory is used than for these batches and one copy of the network.
+    with_labels : bool, default False
+        Whether to return the labels of the loader too, in the order of the outputs.
+    progress : bool, default True
+        Whether to show a progress bar while a loader is read, if tqdm is installed.
+
+    Returns
+    -------
+    NDArray, shape (num_samples, batch_size, ...) in the output's dtype, on the network's first context; for a network
+    with several outputs a list of these, nested as they are. With labels, the pair of that and an NDArray.
+
+    Raises
+    ------
+    TypeError
+        If ``data`` is neither an array nor an iterable of batches.
+    ValueError
+        If ``net`` has no Bayesian layer, a mu or sigma is not finite, a count is less than 1, or ``data`` is empty or
+        has no labels.
+    DeferredInitializationError, RuntimeError
+        If ``net`` is not initialized yet.
+    """
+    num_samples, batch_size = check_count('num_samples', num_samples), check_count('batch_size', batch_size)
+    chunk = check_count('chunk', chunk)
+    is_array = isinstance(data, ndarray.NDArray) or (
+        isinstance(data, tuple) and data and all(isinstance(item, ndarray.NDArray) for item in data))
+    if with_labels and is_array:
+        raise ValueError('with_labels needs data that has labels, such as a DataLoader (saw: with_labels=%r and arrays)'
+                         % with_labels)
+    if not is_array and (isinstance(data, np.ndarray) or not hasattr(data, '__iter__')):
+        raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: %s)' % type(data).__name__)
+    plain = PlainCopy(net)
+    context = plain.context
+    if is_array:
+        batches = _cut(data if isinstance(data, tuple) else (data,), batch_size, batch_axis)
+        total, progress = None, False
+    else:
+        batches, total = _read(data, with_labels), _length(data)
+    # One integer of MXNet's stands for all draws, and numpy makes them from it: so they can be made again for every
+    # chunk, and MXNet's own random numbers are not reset for others who use them, such as the loader.
+    seed = int(ndarray.random.randint(0, 2 ** 31 - 1, shape=(1,)).asscalar())
+    outputs, labels = [], []
+    with _bar(progress, total, num_samples) as bar, autograd.pause(train_mode=False):
+        while True:
+            group = list(itertools.islice(batches, chunk))
+            if not group:
+                break
+            labels.extend(label for _, label in group)
+            outputs.append(_of_all_draws(plain, [
+                [item.as_in_context(context) for item in inputs] for inputs, _ in group],
+                num_samples, seed, batch_axis, bar))
+    if not outputs:
+        raise ValueError('data must have at least one batch (saw: an empty %s)' % type(data).__name__)
+    result = _map(lambda *parts: _concat(parts, batch_axis + 1), *outputs)
+    return (result, _concat(labels, 0)) if with_labels else result
+
+
+def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
+    """Outputs for the batches of ``group``, stacked over the draws and concatenated over the batches."""
+    stacked = None
+    for sample in range(num_samples):
+        plain.set_draw(np.random.Generator(np.random.SFC64([seed, sample])))
+        start = 0
+        for inputs in group:
+            output = plain.net(*inputs)
+            if stacked is None:
+                count = sum(inputs[0].shape[batch_axis] for inputs in group)
+                stacked = _map(lambda array: _room(array, num_samples, count, batch_axis), output)
+            stop = start + inputs[0].shape[batch_axis]
+            # Copied at once: a static graph writes its next output into the same memory.
+            _map(lambda room, array: _fill(room, array, sample, start, stop, batch_axis), stacked, output)
+            start = stop
+            bar.update()
+        ndarray.waitall()       # the engine would queue all draws, with the memory for each
+    return stacked
+
+
+def _room(array, num_samples, count, batch_axis):
+    shape = list(array.shape)
+    shape[batch_axis] = count
+    return ndarray.empty([num_samples] + shape, ctx=array.ctx, dtype=array.dtype)
+
+
+def _fill(room, array, sample, start, stop, batch_axis):
+    if array.shape[batch_axis] != stop - start:
+        raise ValueError('every output of net must have the examples along batch_axis %d (saw: shape %s for a batch of '
+                         '%d)' % (batch_axis, array.shape, stop - start))
+    room[sample][(slice(None),) * batch_axis + (slice(start, stop),)] = array     # in two steps: 6 axes are too many
+
+
+def _map(function, first, *others):
+    """``function`` on each array of nested lists."""
+    if isinstance(first, (list, tuple)):
+        return [_map(function, *items) for items in zip(first, *others)]
+    return function(first, *others)
+
+
+def _concat(arrays, axis):
+    return arrays[0] if len(arrays) == 1 else ndarray.concat(*arrays, dim=axis)
+
+
+def _cut(arrays, batch_size, batch_axis):
+    count = arrays[0].shape[batch_axis]
+    for start in range(0, count, batch_size):
+        stop = min(start + batch_size, count)
+        yield [array.slice_axis(batch_axis, start, stop) for array in arrays], None
+
+
+def _read(loader, with_labels):
+    for batch in loader:
+        inputs, label = (batch[0], batch[1:]) if isinstance(batch, (list, tuple)) and len(batch) else (batch, ())
+        inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        if not inputs or not all(isinstance(item, ndarray.NDArray) for item in inputs):
+            raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: batch of type %s)'
+                            % type(batch).__name__)
+        if with_labels and not (label and isinstance(label[0], ndarray.NDArray)):
+            raise ValueError('with_labels needs batches whose second item is the label (saw: batch of %d items)' % (
+                1 + len(label)))
+        yield inputs, label[0] if with_labels else None
+
+
+def _length(loader):
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+class _NoBar(object):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def update(self):
+        pass
+
+
+def _bar(progress, total, num_samples):
+    if progress:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return _NoBar()
+        return tqdm(total=total and total * num_samples, desc='predict', unit='batch', leave=False)
+    return _NoBar()
