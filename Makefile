@@ -18,7 +18,7 @@ mnist: $(VENV)/installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist --overwrite) $(ARGS)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
 benchmark: $(VENV)/installed
 	$(VENV)/bin/python examples/benchmark/step_time.py $(ARGS)

@@ -9,6 +9,8 @@ version = re.search(r"__version__ = '(.+)'", (here / 'bbb_layers' / '__init__.py
 
 plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
+# MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed.
+onnx = ['onnx<1.15', 'onnxruntime']
 
 setup(
     name='bbb-layers',
@@ -21,7 +23,7 @@ setup(
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
     python_requires='>=3.8,<3.12',
     install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
-    extras_require={'plot': plot, 'examples': examples, 'test': examples + ['pytest', 'scipy']},
+    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
