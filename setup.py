@@ -23,7 +23,8 @@ setup(
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
     python_requires='>=3.8,<3.12',
     install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
-    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
+    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx,
+                    'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',

@@ -11,7 +11,7 @@ from .loss import BBBLoss, kl_divergence
 from .monte_carlo import MonteCarlo
 from .predict import predict
 from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
-from .prune import prune, signal_to_noise
+from .prune import prune, pruning_curve, signal_to_noise
 from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 from .set_prior import posterior_as_prior, set_prior
 from .to_bayesian import to_bayesian
@@ -24,5 +24,5 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
            'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior',
            'LaplacePrior', 'StudentTPrior', 'set_prior', 'posterior_as_prior', 'predict', 'MonteCarlo', 'draw',
-           'to_deterministic', 'to_bayesian', 'prune', 'signal_to_noise', 'schedules',
+           'to_deterministic', 'to_bayesian', 'prune', 'pruning_curve', 'signal_to_noise', 'schedules',
            '__version__']

@@ -6,9 +6,9 @@ import numpy as np
 from mxnet import ndarray
 
 from . import collect, posterior
-from .checks import check_fraction
+from .checks import check_fraction, check_not_negative
 
-__all__ = ['signal_to_noise', 'prune']
+__all__ = ['signal_to_noise', 'prune', 'pruning_curve']
 
 
 def signal_to_noise(net):
@@ -40,55 +40,138 @@ def signal_to_noise(net):
     return {rho.mu.name: ndarray.array(ratio, dtype=ratio.dtype) for rho, ratio in _ratios(net).items()}
 
 
-def prune(net, fraction):
-    """Prune the ``fraction`` of all weights, ranked together, that have the lowest signal-to-noise ratio.
+def prune(net, fraction=None, threshold=None):
+    """Prune the weights with the lowest signal-to-noise ratio.
 
     This changes ``net``: pruned weights are exactly 0 in predict mode and in every draw, get no gradient and add
-    nothing to the KL divergence, also after saving and loading. Optimizers that rewrite rho whatever its gradient (Ftrl,
-    FTML, LAMB, LARS, RMSProp with ``clip_weights``) do not keep this. Exactly floor(n * fraction) of the n weights are
-    pruned afterwards; weights that were pruned before come first. Equal ratios are pruned in the order of the
-    Parameters.
+    nothing to the KL divergence, also after saving and loading, so that ``net`` can be trained on as it is. Optimizers
+    that rewrite rho whatever its gradient (Ftrl, FTML, LAMB, LARS, RMSProp with ``clip_weights``) do not keep this.
+    Of n weights exactly floor(n * fraction) are pruned afterwards; weights that were pruned before come first. Equal
+    ratios are pruned in the order of the Parameters.
 
     Parameters
     ----------
     net : Block
-    fraction : float
-        Between 0 and 1, both included, and no less than what is pruned already: pruning forgets mu and sigma.
+    fraction : float or dict
+        Between 0 and 1, both included, and no less than what is pruned already: pruning forgets mu and sigma. All
+        weights are ranked together. A dict Block -> fraction, with layers or bigger parts of ``net``, ranks the weights
+        of each of them for themselves: ``prune(net, {net[0]: 0.9, net[1]: 0.5})``.
+    threshold : float
+        Instead of ``fraction``: all weights with a lower ratio are pruned, and those that were pruned before.
 
     Returns
     -------
     int
-        The number of weights that are pruned now.
+        The number of weights that are pruned now, in the whole of ``net``.
 
     Raises
     ------
+    TypeError
+        Unless exactly one of ``fraction`` and ``threshold`` is given.
     ValueError
-        If ``fraction`` is outside its range, ``net`` has no Bayesian layer, or a mu or sigma is NaN. Nothing is
-        changed then.
+        If an argument is outside its range, ``net`` has no Bayesian layer, a part of it is not in it or shares
+        Parameters with another part, or a mu or sigma is NaN. Nothing is changed then.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
     """
-    fraction = check_fraction('fraction', fraction, closed=True)
-    ratios = _ratios(net)
-    alive = {rho: posterior.kept(_host(rho)).asnumpy().astype(bool).ravel() for rho in ratios}
-    everything = np.concatenate([np.where(alive[rho], ratio.ravel(), -1) for rho, ratio in ratios.items()])
-    # 1e-9: 0.29 * 100 is 28.999999999999996
-    count = int(math.floor(everything.size * fraction + 1e-9))
-    already = int((everything < 0).sum())
-    if count < already:
-        raise ValueError('fraction must be at least %d / %d, the weights of net that are pruned already (saw: %r)' % (
-            already, everything.size, fraction))
-    pruned = np.zeros(everything.size, bool)
-    pruned[np.argsort(everything, kind='stable')[:count]] = True
-    start = 0
-    for rho, ratio in ratios.items():
-        mask = pruned[start:start + ratio.size].reshape(ratio.shape)
-        start += ratio.size
-        for param, value in ((rho.mu, 0.), (rho, posterior.PRUNED_RHO)):
-            values = _host(param).asnumpy()
-            values[mask] = value
-            param.set_data(ndarray.array(values, dtype=values.dtype))
-    return count
+    if (fraction is None) == (threshold is None):
+        raise TypeError('prune takes either fraction or threshold (saw: fraction=%r, threshold=%r)' % (
+            fraction, threshold))
+    ranks = _Ranks(net)
+    if threshold is not None:
+        threshold = check_not_negative('threshold', threshold)
+        return ranks.prune(ranks.everything < threshold)
+    pruned = ranks.everything < 0
+    for index, share in ranks.parts(fraction):
+        pruned[index] = ranks.lowest(index, share)
+    return ranks.prune(pruned)
+
+
+def pruning_curve(net, fractions, evaluate):
+    """What ``evaluate`` makes of copies of a network that are pruned by each of ``fractions``.
+
+    Parameters
+    ----------
+    net : Block
+        It is not changed.
+    fractions : sequence of float
+        Of all weights ranked together, as :func:`prune` takes it.
+    evaluate : function of a network
+        Gets a copy of its own for each fraction, so that it may train it.
+
+    Returns
+    -------
+    list
+        What ``evaluate`` returned, in the order of ``fractions``.
+
+    Raises
+    ------
+    ValueError, DeferredInitializationError, RuntimeError
+        As :func:`prune`, before anything is evaluated.
+    """
+    fractions = list(fractions)
+    ranks = _Ranks(net)
+    for fraction in fractions:
+        for index, share in ranks.parts(fraction):
+            ranks.lowest(index, share)
+    values = []
+    for fraction in fractions:
+        new = collect.copy_block(net, {})
+        prune(new, fraction)
+        values.append(evaluate(new))
+    return values
+
+
+class _Ranks(object):
+    """The signal-to-noise ratios of all weights of a network, one after the other; -1 where pruned."""
+
+    def __init__(self, net):
+        self.net = net
+        self.slices, parts, start = {}, [], 0
+        for rho, ratio in _ratios(net).items():
+            alive = posterior.kept(_host(rho)).asnumpy().astype(bool)
+            parts.append(np.where(alive, ratio, -1).ravel())
+            self.slices[rho] = slice(start, start + ratio.size)
+            start += ratio.size
+        self.everything = np.concatenate(parts)
+
+    def parts(self, fraction):
+        """(indices of the weights that are ranked together, fraction of them)."""
+        if not isinstance(fraction, dict):
+            return [(np.arange(self.everything.size), check_fraction('fraction', fraction, closed=True))]
+        parts, seen = [], set()
+        for block, share in fraction.items():
+            rhos = collect.bayesian(block)
+            if not all(rho in self.slices for rho in rhos):
+                raise ValueError('fraction must be of parts of net (saw: %r)' % (block,))
+            if not seen.isdisjoint(rhos):
+                raise ValueError('fraction must be of parts that share no Parameter (saw: %r, a second time)' % (block,))
+            seen.update(rhos)
+            parts.append((np.concatenate([np.arange(self.everything.size)[self.slices[rho]] for rho in rhos]),
+                          check_fraction('fraction', share, closed=True)))
+        return parts
+
+    def lowest(self, index, fraction):
+        """Which of the weights ``index`` are in the lowest ``fraction`` of them."""
+        ratios = self.everything[index]
+        # 1e-9: 0.29 * 100 is 28.999999999999996
+        count, already = int(math.floor(ratios.size * fraction + 1e-9)), int((ratios < 0).sum())
+        if count < already:
+            raise ValueError('fraction must be at least %d / %d, the weights of net that are pruned already (saw: %r)' % (
+                already, ratios.size, fraction))
+        chosen = np.zeros(ratios.size, bool)
+        chosen[np.argsort(ratios, kind='stable')[:count]] = True
+        return chosen
+
+    def prune(self, pruned):
+        """Prune the weights that ``pruned`` says, and return their number."""
+        for rho, where in self.slices.items():
+            mask = pruned[where].reshape(rho.shape)
+            for param, value in ((rho.mu, 0.), (rho, posterior.PRUNED_RHO)):
+                values = _host(param).asnumpy()
+                values[mask] = value
+                param.set_data(ndarray.array(values, dtype=values.dtype))
+        return int(pruned.sum())
 
 
 def _host(param):

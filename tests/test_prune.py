@@ -8,7 +8,7 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence, prune, signal_to_noise
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence, prune, pruning_curve, signal_to_noise
 from bbb_layers.posterior import PRUNED_RHO
 
 SIZE = 5 * 6 + 5 + 3 * 5 + 3
@@ -173,7 +173,7 @@ def test_shared_parameters_count_once():
     assert prune(net, 0.5) == 10
 
 
-@pytest.mark.parametrize('fraction', [-0.1, 1.0001, math.nan, math.inf, '0.5', None, True])
+@pytest.mark.parametrize('fraction', [-0.1, 1.0001, math.nan, math.inf, '0.5', True])
 def test_bad_fractions(fraction):
     net = make()
     with pytest.raises((ValueError, TypeError), match='fraction must be'):
@@ -201,3 +201,107 @@ def test_errors():
     layer.initialize()
     with pytest.raises(gluon.parameter.DeferredInitializationError):
         prune(layer, 0.5)
+
+
+def test_parts_are_ranked_for_themselves():
+    net = make()
+    first, last = (np.concatenate([value.asnumpy().ravel() for value in signal_to_noise(layer).values()])
+                   for layer in (net[0], net[2]))
+    assert prune(net, {net[0]: 0.5, net[2]: 0.25}) == 17 + 4
+    expected = [np.isin(np.arange(part.size), np.argsort(part)[:count]) for part, count in ((first, 17), (last, 4))]
+    np.testing.assert_array_equal(pruned(net), np.concatenate(expected))
+    # What is not named stays; what was pruned counts.
+    assert prune(net, {net[2]: 0.5}) == 17 + 9
+    np.testing.assert_array_equal(pruned(net)[:35], expected[0])
+    with pytest.raises(ValueError, match='fraction must be at least 9 / 18'):
+        prune(net, {net[2]: 0.4})
+    other = make()
+    values = ratios(other)
+    assert prune(other, {other: 0.5}) == SIZE // 2      # a part may be all of it
+    np.testing.assert_array_equal(pruned(other), np.isin(np.arange(SIZE), np.argsort(values)[:SIZE // 2]))
+
+
+def test_threshold():
+    net = make()
+    before = ratios(net)
+    cut = float(np.sort(before)[20])
+    assert prune(net, threshold=cut) == 20
+    np.testing.assert_array_equal(pruned(net), before < np.float32(cut))
+    assert prune(net, threshold=0) == 20        # those that were pruned stay so
+    assert prune(net, 0.5) == SIZE // 2
+    assert prune(net, threshold=1e9) == SIZE
+
+
+@pytest.mark.parametrize('kwargs,error,message', [
+    (dict(), TypeError, 'either fraction or threshold'),
+    (dict(fraction=0.5, threshold=1.), TypeError, 'either fraction or threshold'),
+    (dict(threshold=-1), ValueError, 'threshold must be finite and at least 0'),
+    (dict(threshold=float('nan')), ValueError, 'threshold must be finite and at least 0'),
+])
+def test_bad_thresholds(kwargs, error, message):
+    net = make()
+    with pytest.raises(error, match=message):
+        prune(net, **kwargs)
+    assert not pruned(net).any()
+
+
+def test_bad_parts_change_nothing():
+    net, other = make(), make()
+    tied = nn.HybridSequential()
+    tied.add(net, nn.HybridSequential())
+    tied[1].add(net[0])
+    for whole, fraction, message in ((net, {other[0]: 0.5}, 'must be of parts of net'),
+                                     (net, {net[0]: 0.5, net[1]: 0.5}, 'at least one Bayesian layer'),
+                                     (net, {net[0]: 0.5, net: 0.5}, 'share no Parameter'),
+                                     (net, {net[0]: 0.5, net[2]: 1.5}, 'fraction must be between 0 and 1'),
+                                     (tied, {tied[0]: 0.5, tied[1]: 0.5}, 'share no Parameter')):
+        with pytest.raises(ValueError, match=message):
+            prune(whole, fraction)
+        assert not pruned(net).any()
+
+
+def test_pruning_curve(mode):
+    net = hybridize(make(), mode)
+    x = nd.ones((2, 6))
+    net(x)
+    before = net(x).asnumpy()
+    seen = []
+
+    def evaluate(new):
+        seen.append(new)
+        new.collect_params().setattr('grad_req', 'null')        # whatever it does to its network
+        result = pruned(new).sum(), new(x).asnumpy()
+        new[0].weight.set_data(nd.zeros((5, 6)))
+        return result
+
+    counts, outputs = zip(*pruning_curve(net, [0.9, 0, 0.5], evaluate))
+    assert counts == (math.floor(SIZE * 0.9), 0, SIZE // 2) and len(set(seen)) == 3 and net not in seen
+    np.testing.assert_array_equal(outputs[1], before)
+    np.testing.assert_array_equal(net(x).asnumpy(), before)
+    assert not pruned(net).any() and net[0].weight.grad_req == 'write'
+    prune(net, 0.5)
+    np.testing.assert_array_equal(outputs[2], net(x).asnumpy())
+    seen.clear()
+    for fractions, message in (([0.6, 0.4], 'at least 26 / 53'), ([0.6, 2], 'between 0 and 1')):
+        with pytest.raises(ValueError, match=message):
+            pruning_curve(net, fractions, evaluate)
+        assert not seen
+
+
+def test_fine_tuning():
+    """A pruned network learns what it has left to learn with, and stays pruned."""
+    net, x = make(), nd.random.normal(shape=(32, 6))
+    label = (x[:, 0] > 0) * 2
+    prune(net, 0.5)
+    zeros = pruned(net)
+    loss_fn = BBBLoss(net, 1000)
+    trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': 0.02})
+    course = []
+    for _ in range(150):
+        with autograd.record():
+            loss = loss_fn(net(x), label)
+        loss.backward()
+        trainer.step(32)
+        course.append(loss_fn.nll.mean().asscalar())
+    np.testing.assert_array_equal(pruned(net), zeros)
+    assert np.mean(course[-10:]) < 0.6 * np.mean(course[:10])
