@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
-from . import schedules
+from . import metrics, schedules
 from .block import BayesBlock
 from .deterministic import draw, to_deterministic
 from .layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
@@ -14,15 +14,17 @@ from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixtu
 from .prune import prune, pruning_curve, signal_to_noise
 from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 from .set_prior import posterior_as_prior, set_prior
+from .sparse import SparseDense, to_sparse
 from .to_bayesian import to_bayesian
+from .uncertainty import credible_interval, gaussian_uncertainty, uncertainty
 
 __version__ = '0.1.0'
 
 __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv1DTranspose',
-           'BayesConv2DTranspose', 'BayesConv3DTranspose', 'BayesEmbedding', 'BayesRNN',
-           'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence',
-           'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
-           'BernoulliNLLLoss', 'PoissonNLLLoss', 'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior',
-           'LaplacePrior', 'StudentTPrior', 'set_prior', 'posterior_as_prior', 'predict', 'MonteCarlo', 'draw',
-           'to_deterministic', 'to_bayesian', 'prune', 'pruning_curve', 'signal_to_noise', 'schedules',
-           '__version__']
+           'BayesConv2DTranspose', 'BayesConv3DTranspose', 'BayesEmbedding', 'BayesRNN', 'BayesLSTM', 'BayesGRU',
+           'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell', 'BBBLoss', 'kl_divergence', 'CategoricalNLLLoss',
+           'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss', 'BernoulliNLLLoss', 'PoissonNLLLoss',
+           'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
+           'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
+           'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
+           'to_sparse', 'metrics', 'schedules', '__version__']

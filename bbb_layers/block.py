@@ -2,12 +2,11 @@
 """The mixin that makes a Gluon layer Bayesian."""
 import inspect
 
-import numpy as np
 from mxnet import autograd, ndarray, symbol
 from mxnet.gluon import Constant, HybridBlock, Parameter
 
 from . import collect, posterior
-from .checks import check_positive
+from .checks import check_dtype, check_positive
 from .priors import check_prior, default_prior
 from .rho import RhoParameter
 
@@ -31,7 +30,7 @@ class BayesBlock(object):
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
         Prior of every weight. Layers that share Parameters share their prior, which is then the default.
     bias_prior : Prior, default that of the weights
-        Prior of the Parameters whose names end in ``bias``.
+        Prior of the Parameters that are attributes whose names end in ``bias``.
     initial_sigma : float, default 0.05
         Standard deviation of the posterior at the start, positive and finite.
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
@@ -48,7 +47,8 @@ class BayesBlock(object):
         If ``prior`` or ``bias_prior`` is not a Prior.
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
-        neither float32 nor float64, or ``prior`` is not that of the layer that this one shares its Parameters with.
+        neither float32 nor float64, or ``prior`` or ``kl`` is not that of the layer that this one shares its
+        Parameters with.
 
     References
     ----------
@@ -125,7 +125,7 @@ class BayesBlock(object):
     @property
     def prior(self):
         """The prior of this layer's weights."""
-        return next((prior for name, prior in self.priors.items() if not name.endswith('bias')),
+        return next((rho.prior for rho in self._rhos.values() if not rho.is_bias),
                     next(iter(self.priors.values()), None))
 
     def __setattr__(self, name, value):
@@ -143,20 +143,25 @@ class BayesBlock(object):
             param is other for rho in self._rhos.values() for other in rho.prior_parameters.values())
 
     def _add_rho(self, name, mu):
-        _check_dtype(mu.dtype)
+        self._check_dtype(mu.dtype)
         if mu._grad_stype != 'default' or mu._stype != 'default':
             raise ValueError('a Bayesian layer must have dense gradients, since its KL divergence reaches every weight '
                              '(saw: Parameter %s with grad_stype %r)' % (mu.name, mu._grad_stype))
-        prior = self._given_priors[name.endswith('bias')]
+        is_bias = name.endswith('bias')
+        prior = self._given_priors[is_bias]
         rho = getattr(mu, '_rho', None)      # from a layer this one shares its Parameters with
         if rho is None:
-            rho = RhoParameter(mu, self._initial_sigma, default_prior if prior is None else prior, self._sampled_kl)
+            rho = RhoParameter(mu, self._initial_sigma, default_prior if prior is None else prior, self._sampled_kl,
+                               is_bias)
             mu._rho = rho
         self.params._params[rho.name] = rho
         if prior is not None and prior != rho.prior:
             raise ValueError('prior must be that of the layer which shares Parameter %s, %r (saw: %r)' % (
                 mu.name, rho.prior, prior))
+        if self._sampled_kl and not rho.sampled_kl:
+            raise ValueError("kl must be that of the layer which shares Parameter %s, 'auto' (saw: 'sample')" % mu.name)
         self._rhos[name] = rho
+        collect.add_owner(rho, self)
         setattr(self, name + '_rho', rho)
         self._add_prior_parameters(name)
 
@@ -172,8 +177,11 @@ class BayesBlock(object):
             delattr(self, '%s_%s' % (name, prior_name))
 
     def cast(self, dtype):
-        _check_dtype(dtype)
+        self._check_dtype(dtype)
         super().cast(dtype)
+
+    def _check_dtype(self, dtype):
+        check_dtype('a Bayesian layer', dtype)
 
     def hybrid_forward(self, F, x, *args, **params):
         values = {name: (params.pop(name), params.pop(name + '_rho'),
@@ -199,14 +207,15 @@ class BayesBlock(object):
 
     def _take(self, F, frame, kind, name, mu_value, rho_value, prior_values):
         rho = self._rhos[name]
-        if frame is None:
+        if frame is None or (frame.traced and not frame.with_terms):
             if F is symbol:
                 collect.forget(rho)
                 # Gluon cannot infer shapes in a graph that lacks a Parameter of the layer; nor backward through a
                 # broadcast operator, so that none may stand between mu and the layer's own operator.
                 for value in prior_values.values():
                     mu_value = mu_value + F.broadcast_mul(F.zeros_like(mu_value), F.BlockGrad(value))
-            return kind(F, mu_value, rho_value)[0]
+            if frame is None:
+                return kind(F, mu_value, rho_value)[0]
         prior = rho.bound_prior(prior_values)
         return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
                           lambda with_term: kind(F, mu_value, rho_value, prior if with_term else None))
@@ -248,11 +257,6 @@ class BayesBlock(object):
         if self._estimator != 'sample':
             ours += ', estimator=%r' % self._estimator
         return '%s, %s)' % (base[:-1], ours) if base.endswith(')') else base
-
-
-def _check_dtype(dtype):
-    if np.dtype(dtype) not in (np.dtype('float32'), np.dtype('float64')):
-        raise ValueError('dtype of a Bayesian layer must be float32 or float64 (saw: %s)' % np.dtype(dtype))
 
 
 def _gluon_layer(cls):

@@ -7,7 +7,7 @@ import numpy as np
 from mxnet.ndarray import NDArray
 
 __all__ = ['check_positive', 'check_finite', 'check_not_negative', 'check_fraction', 'check_count', 'check_array',
-           'check_probabilities']
+           'check_probabilities', 'check_dtype']
 
 
 def _number(name, value, kind=numbers.Real):
@@ -87,3 +87,9 @@ def check_probabilities(name, value, axes):
     if wrong.size:
         raise ValueError(message % ('with sum 1 over the last axis', wrong[0]))
     return probs
+
+
+def check_dtype(what, dtype):
+    """ValueError if ``dtype`` is neither float32 nor float64."""
+    if np.dtype(dtype) not in (np.dtype('float32'), np.dtype('float64')):
+        raise ValueError('dtype of %s must be float32 or float64 (saw: %s)' % (what, np.dtype(dtype)))

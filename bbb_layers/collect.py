@@ -30,7 +30,8 @@ from mxnet.gluon.parameter import DeferredInitializationError
 
 from .posterior import draw
 
-__all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves',
+__all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves', 'add_owner',
+           'owners',
            'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block']
 
 _local = threading.local()
@@ -38,6 +39,8 @@ _serial = itertools.count()
 # rho -> {context: _Entry}. By Parameter and not by layer, since layers can share one; and not an attribute of the
 # Parameter, so that copies of a network start without.
 _latest = weakref.WeakKeyDictionary()
+# rho -> the layers that have it. Like _latest no attribute, so that a copy has none of the original's.
+_owners = weakref.WeakKeyDictionary()
 
 _TAP = '_kl_tap'
 
@@ -56,6 +59,16 @@ def walk(net):
 def posterior_parameters(net):
     """The rho Parameters of all Bayesian layers in ``net``, each once, in the order of the layers."""
     return list({rho: None for block in walk(net) for rho in getattr(block, '_rhos', {}).values()})
+
+
+def add_owner(rho, layer):
+    """Note that ``rho`` is one of ``layer``'s."""
+    _owners.setdefault(rho, weakref.WeakSet()).add(layer)
+
+
+def owners(rho):
+    """All layers that have ``rho``, in whatever networks."""
+    return set(_owners.get(rho, ()))
 
 
 def bayesian(net):
@@ -84,7 +97,7 @@ class _Frame(object):
     def __init__(self, root, traced, with_terms):
         self.root = root
         self.traced = traced
-        self.with_terms = with_terms
+        self.with_terms = with_terms        # whether anybody takes the KL terms
         self.terms = {}             # rho -> [KL term, one for each context]
         self._draws = {}            # (rho, context, recorded) -> (kind, value)
         self._inside_graphs = set()  # (rho, context) of draws that were made inside a child's cached graph
@@ -99,7 +112,7 @@ class _Frame(object):
         if (rho, where) in self._inside_graphs:
             raise _drawn_inside(rho)
         if key not in self._draws:
-            with_term = self.traced or (self.with_terms and autograd.is_recording())
+            with_term = self.with_terms and (self.traced or autograd.is_recording())
             value, term = make(with_term)
             self._draws[key] = kind, value
             if term is not None:
@@ -259,10 +272,8 @@ def one_forward(block, args, root=None):
         yield
     elif traced:
         # Traced by a block that is not tapped: draws are shared, but the terms have no way out.
-        with _open(_Frame(root, True, True)) as frame:
+        with _open(_Frame(root, True, False)):
             yield
-        for rho in frame.terms:
-            forget(rho)
     else:
         with_terms = autograd.is_recording() and autograd.is_training()
         contexts = {array.ctx for array in arrays}
@@ -383,6 +394,8 @@ def copy_block(block, memo):
     for name, value in block.__dict__.items():
         if not (name == _TAP or (_TAP in block.__dict__ and name in _ALL_METHODS)):
             new.__dict__[name] = copy.deepcopy(value, memo)
+    for rho in new.__dict__.get('_rhos', {}).values():
+        add_owner(rho, new)
     _mark_gradients(new)
     return new
 

@@ -6,12 +6,11 @@ from mxnet import initializer
 from mxnet.gluon.loss import Loss, _reshape_like
 
 from .checks import check_positive
+from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import rho_from_sigma, sigma_from_rho
 
 __all__ = ['CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
            'BernoulliNLLLoss', 'PoissonNLLLoss']
-
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class CategoricalNLLLoss(Loss):
@@ -95,7 +94,7 @@ class GaussianNLLLoss(Loss):
 
     def hybrid_forward(self, F, pred, label, sample_weight=None, rho=None):
         error, log_scale = _scaled(F, self, _reshape_like(F, label, pred) - pred, rho)
-        return _per_example(F, self, 0.5 * F.square(error) + log_scale + _HALF_LOG_2PI, sample_weight)
+        return _per_example(F, self, half_square(error) + log_scale + HALF_LOG_2PI, sample_weight)
 
 
 class HeteroscedasticGaussianNLLLoss(Loss):
@@ -124,7 +123,9 @@ class HeteroscedasticGaussianNLLLoss(Loss):
     def hybrid_forward(self, F, pred, label, sample_weight=None):
         mean, log_variance = pred
         error = _reshape_like(F, label, mean) - mean
-        nll = 0.5 * (F.square(error) * F.exp(-log_variance) + log_variance) + _HALF_LOG_2PI
+        # The error is divided before it is squared, and by a number that float32 can hold: 0 * inf would be NaN.
+        scaled = error * F.exp((-0.5 * log_variance).clip(-80, 80))
+        nll = half_square(scaled) + 0.5 * log_variance + HALF_LOG_2PI
         return _per_example(F, self, nll, sample_weight)
 
 
@@ -161,9 +162,8 @@ class StudentTNLLLoss(Loss):
 
     def hybrid_forward(self, F, pred, label, sample_weight=None, rho=None):
         error, log_scale = _scaled(F, self, _reshape_like(F, label, pred) - pred, rho)
-        normalizer = (math.lgamma(self._df / 2) - math.lgamma((self._df + 1) / 2)
-                      + 0.5 * math.log(self._df * math.pi))
-        nll = (self._df + 1) / 2 * F.log1p(F.square(error) * (1 / self._df)) + log_scale + normalizer
+        nll = (self._df + 1) / 2 * F.log1p(half_square(error) * (2 / self._df)) + log_scale
+        nll = nll - student_t_log_normalizer(self._df)
         return _per_example(F, self, nll, sample_weight)
 
 

@@ -137,10 +137,10 @@ def kl_term(F, prior, mu, sigma, weight, alive):
     The sum is one over rows, by FullyConnected, and then one over their totals: FullyConnected takes a sixth of the
     time of ``sum``, but over millions of numbers at once it would be off by per cents.
     """
-    if weight is not None:
-        # Where a weight is pruned, the prior sees 1: its density can be infinite at 0, and 0 * inf would be NaN.
-        weight = weight + (1 - alive)
-    kl = prior.kl(mu, sigma, weight) * alive
+    # Where a weight is pruned, the prior sees a posterior that no formula fails at: its value and gradient count 0 times,
+    # but 0 * inf would be NaN.
+    pruned = 1 - alive
+    kl = prior.kl(mu * alive, sigma + pruned, None if weight is None else weight + pruned) * alive
     rows = F.reshape(kl, shape=(-1, 0), reverse=True)
     ones = F.BlockGrad(F.ones_like(F.slice_axis(rows, axis=0, begin=0, end=1)))
     return F.reshape(F.sum(F.FullyConnected(rows, ones, num_hidden=1, no_bias=True, flatten=False)), shape=(1,))

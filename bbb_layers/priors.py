@@ -7,6 +7,7 @@ import numpy as np
 from mxnet import ndarray, symbol
 
 from .checks import check_finite, check_fraction, check_positive
+from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import negative_entropy, rho_from_sigma, sigma_from_rho
 
 __all__ = ['Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior',
@@ -128,19 +129,16 @@ class _BoundPrior(object):
         self.closed_form = prior.closed_form and not sampled
 
 
-def _half_square(z):
-    """z^2 / 2, finite for every z that is not NaN."""
-    return z.clip(-1e18, 1e18).square() * 0.5
-
-
 def _log_normalizer(sigma):
-    return math.log(sigma) + 0.5 * math.log(2 * math.pi)
+    return math.log(sigma) + HALF_LOG_2PI
 
 
 class GaussianPrior(Prior):
     r"""Gaussian prior, whose KL divergence has a closed form.
 
     .. math:: KL = \log\frac{\sigma_p}{\sigma} + \frac{\sigma^2 + (\mu - \mu_p)^2}{2 \sigma_p^2} - \frac{1}{2}
+
+    Beyond 1e18 of its standard deviations from its mean the density is constant.
 
     Parameters
     ----------
@@ -168,10 +166,9 @@ class GaussianPrior(Prior):
             sigma, mu = (np.broadcast_to(_host(value), arrays[0].shape).copy() for value in (sigma, mu))
             if learnable:
                 raise ValueError('learnable takes numbers as sigma and mu (saw: arrays of shape %s)' % (sigma.shape,))
-            for index in np.argwhere(~((sigma > 0) & np.isfinite(sigma)))[:1]:
-                raise ValueError('sigma must be positive and finite (saw: %r)' % sigma[tuple(index)])
-            for index in np.argwhere(~np.isfinite(mu))[:1]:
-                raise ValueError('mu must be finite (saw: %r)' % mu[tuple(index)])
+            for check, name, values in ((check_positive, 'sigma', sigma), (check_finite, 'mu', mu)):
+                for extreme in (values.min(), values.max()):      # NaN if there is one
+                    check(name, float(extreme))
             self.sigma, self.mu = sigma, mu
         else:
             self.sigma, self.mu = check_positive('sigma', sigma), check_finite('mu', mu)
@@ -202,14 +199,14 @@ class GaussianPrior(Prior):
     def log_prob(self, w, **values):
         F = _operators(w)
         mu, sigma = self._moments(F, w, values)
-        half_square = _half_square(_divide(F, _subtract(F, w, mu), sigma))
-        return -_add(F, half_square, _log(F, sigma)) - 0.5 * math.log(2 * math.pi)
+        squares = half_square(_divide(F, _subtract(F, w, mu), sigma))
+        return -_add(F, squares, _log(F, sigma)) - HALF_LOG_2PI
 
     def kl(self, mu, sigma, w, **values):
         F = _operators(sigma)
         prior_mu, prior_sigma = self._moments(F, mu, values)
-        half_squares = (_half_square(_divide(F, _subtract(F, mu, prior_mu), prior_sigma))
-                        + _half_square(_divide(F, sigma, prior_sigma)))
+        half_squares = (half_square(_divide(F, _subtract(F, mu, prior_mu), prior_sigma))
+                        + half_square(_divide(F, sigma, prior_sigma)))
         return _add(F, half_squares - F.log(sigma), _log(F, prior_sigma)) - 0.5
 
 
@@ -272,10 +269,10 @@ class MixturePrior(Prior):
         components = sorted(zip(self.sigmas, self.weights), reverse=True)
         # All exponents are multiples of the narrowest one, so one square serves.
         narrowest = components[-1][0]
-        half_square = _half_square(w * (1 / narrowest))
+        squares = half_square(w * (1 / narrowest))
         total = None
         for sigma, weight in components:
-            log_prob = (math.log(weight) - _log_normalizer(sigma)) - half_square * (narrowest / sigma) ** 2
+            log_prob = (math.log(weight) - _log_normalizer(sigma)) - squares * (narrowest / sigma) ** 2
             # softrelu's absolute error, 1e-7, is enough here; its relative error, large below -6, is not for sigma.
             total = log_prob if total is None else total + F.Activation(log_prob - total, act_type='softrelu')
         return total
@@ -335,7 +332,8 @@ class LaplacePrior(Prior):
 
     def kl(self, mu, sigma, w):
         F = _operators(sigma)
-        ratio = (mu / sigma).clip(-1e18, 1e18)
+        # From 1e6 on the formula is |mu|; and the square of a smaller sigma is 0, by which the gradient would be NaN.
+        ratio = mu / F.maximum(F.maximum(sigma, F.BlockGrad(mu.abs()) * 1e-6), 1e-15)
         mean_abs = sigma * math.sqrt(2 / math.pi) * F.exp(-0.5 * ratio.square()) + mu * F.erf(ratio * math.sqrt(0.5))
         return negative_entropy(F, sigma) + mean_abs * (1 / self.scale) + math.log(2 * self.scale)
 
@@ -363,9 +361,8 @@ class StudentTPrior(Prior):
         self.scale = check_positive('scale', scale)
 
     def log_prob(self, w):
-        normalizer = (math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2)
-                      - 0.5 * math.log(self.df * math.pi) - math.log(self.scale))
-        return (_half_square(w * (1 / self.scale)) * (2 / self.df)).log1p() * (-(self.df + 1) / 2) + normalizer
+        normalizer = student_t_log_normalizer(self.df) - math.log(self.scale)
+        return (half_square(w * (1 / self.scale)) * (2 / self.df)).log1p() * (-(self.df + 1) / 2) + normalizer
 
 
 #: The prior of a layer that is not given one: the notebook's, with the pi that it really ran.

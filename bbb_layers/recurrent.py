@@ -5,6 +5,7 @@ Each takes what the Gluon layer takes, and as keywords the arguments of :class:`
 has a posterior, and one draw serves all steps of a sequence and the whole batch: that of Fortunato, Blundell, Vinyals:
 Bayesian Recurrent Neural Networks, 2017, section 3.
 """
+import numpy as np
 from mxnet.gluon import rnn
 
 from . import collect
@@ -23,6 +24,13 @@ class _WithoutRho(object):
 
 class _BayesRNNLayer(BayesBlock):
     """Mixin for the fused recurrent layers."""
+
+    def _check_dtype(self, dtype):
+        super()._check_dtype(dtype)
+        if np.dtype(dtype) == np.float64 and self._num_layers > 1:
+            raise ValueError("dtype of %s with num_layers > 1 must be float32, since MXNet 1.9.1's operator has wrong "
+                             'gradients of all layers but the last in float64 (saw: num_layers=%d)' % (
+                                 type(self).__name__, self._num_layers))
 
     def _collect_params_with_prefix(self, prefix=''):
         names = super()._collect_params_with_prefix.__func__(_WithoutRho(self), prefix)

@@ -23,7 +23,58 @@ class _Value(initializer.Initializer):
         return repr(self)
 
 
-class RhoParameter(Parameter):
+class _FollowsMu(Parameter):
+    """A Parameter that is initialized at the latest when another one, ``self.mu``, is, and in its dtype."""
+
+    def _follow_mu(self):
+        if self._data is not None or self.mu._data is None:
+            return
+        self._dtype = self.mu.dtype
+        if self._deferred_init:
+            self._finish_deferred_init()
+        else:
+            self.initialize(ctx=self.mu.list_ctx())
+
+    def data(self, ctx=None):
+        self._follow_mu()
+        return super(_FollowsMu, self).data(ctx)
+
+    def list_data(self):
+        self._follow_mu()
+        return super(_FollowsMu, self).list_data()
+
+    def grad(self, ctx=None):
+        self._follow_mu()
+        return super(_FollowsMu, self).grad(ctx)
+
+    def list_grad(self):
+        self._follow_mu()
+        return super(_FollowsMu, self).list_grad()
+
+    def set_data(self, data):
+        self._follow_mu()
+        super(_FollowsMu, self).set_data(data)
+
+    def reset_ctx(self, ctx):
+        self._follow_mu()
+        super(_FollowsMu, self).reset_ctx(ctx)
+
+    def list_ctx(self):
+        self._follow_mu()
+        return super(_FollowsMu, self).list_ctx()
+
+
+class _PriorParameter(_FollowsMu):
+    """A Parameter of the prior of ``mu``."""
+
+    def __init__(self, mu, name, value, learnable):
+        self.mu = mu
+        super(_PriorParameter, self).__init__(
+            '%s_%s' % (mu.name, name), shape=value.shape, dtype=mu.dtype, wd_mult=0., init=_Value(value),
+            grad_req='write' if learnable else 'null', differentiable=learnable)
+
+
+class RhoParameter(_FollowsMu):
     """rho of the posterior of one Parameter, mu; sigma = softplus(rho).
 
     It takes its shape from mu as soon as mu has one, also when mu is loaded from the file of a plain network, and it
@@ -38,6 +89,8 @@ class RhoParameter(Parameter):
         Prior of the weights. It stands here and not with a layer, since layers that share the Parameters share it.
     sampled_kl : bool
         Whether the KL divergence is sampled even if it has a closed form.
+    is_bias : bool
+        Whether mu is a bias, which can have a prior of its own.
 
     Attributes
     ----------
@@ -45,27 +98,29 @@ class RhoParameter(Parameter):
         name, such as ``prior_mu`` -> Parameter of the prior's.
     """
 
-    def __init__(self, mu, sigma, prior, sampled_kl):
+    def __init__(self, mu, sigma, prior, sampled_kl, is_bias):
         self.mu = mu
+        self.is_bias = is_bias
         self.sampled_kl = sampled_kl
         self.set_prior(prior)
         super(RhoParameter, self).__init__(
             mu.name + '_rho', shape=mu.shape, dtype=mu.dtype, wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
 
-    def set_prior(self, prior):
-        """Give the weights another prior, with new Parameters."""
-        parameters = prior.parameters()
-        for value, _ in parameters.values():
+    def check_prior(self, prior):
+        """ValueError if ``prior`` is for weights of another shape."""
+        for value, _ in prior.parameters().values():
             if value.shape not in ((1,), self.mu.shape):
                 raise ValueError('a prior for Parameter %s must be a number or have its shape %s (saw: %s)' % (
                     self.mu.name, self.mu.shape, value.shape))
+
+    def set_prior(self, prior):
+        """Give the weights another prior, with new Parameters."""
+        self.check_prior(prior)
         self.prior = prior
         self.prior_parameters = {}
-        for name, (value, learnable) in parameters.items():
-            param = Parameter('%s_%s' % (self.mu.name, name), shape=value.shape, dtype=self.mu.dtype, wd_mult=0.,
-                              grad_req='write' if learnable else 'null', differentiable=learnable,
-                              init=_Value(value))
+        for name, (value, learnable) in prior.parameters().items():
+            param = _PriorParameter(self.mu, name, value, learnable)
             if self.mu._data is not None or self.mu._deferred_init:
                 param.initialize(ctx=self.mu.list_ctx())
             self.prior_parameters[name] = param
@@ -84,40 +139,3 @@ class RhoParameter(Parameter):
     @shape.setter
     def shape(self, shape):
         Parameter.shape.fset(self, shape)
-
-    def _follow_mu(self):
-        if self._data is not None or self.mu._data is None:
-            return
-        self._dtype = self.mu.dtype
-        if self._deferred_init:
-            self._finish_deferred_init()
-        else:
-            self.initialize(ctx=self.mu.list_ctx())
-
-    def data(self, ctx=None):
-        self._follow_mu()
-        return super(RhoParameter, self).data(ctx)
-
-    def list_data(self):
-        self._follow_mu()
-        return super(RhoParameter, self).list_data()
-
-    def grad(self, ctx=None):
-        self._follow_mu()
-        return super(RhoParameter, self).grad(ctx)
-
-    def list_grad(self):
-        self._follow_mu()
-        return super(RhoParameter, self).list_grad()
-
-    def set_data(self, data):
-        self._follow_mu()
-        super(RhoParameter, self).set_data(data)
-
-    def reset_ctx(self, ctx):
-        self._follow_mu()
-        super(RhoParameter, self).reset_ctx(ctx)
-
-    def list_ctx(self):
-        self._follow_mu()
-        return super(RhoParameter, self).list_ctx()

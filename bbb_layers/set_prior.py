@@ -20,14 +20,15 @@ def set_prior(net, prior, bias_prior=None):
     net : Block
     prior : Prior
     bias_prior : Prior, default that of the weights
-        Prior of the Parameters whose names end in ``bias``.
+        Prior of the Parameters that are attributes whose names end in ``bias``.
 
     Raises
     ------
     TypeError
         If ``prior`` or ``bias_prior`` is not a Prior.
     ValueError
-        If ``net`` has no Bayesian layer.
+        If ``net`` has no Bayesian layer, a prior's array has not the shape of a weight, or a layer that is not in
+        ``net`` shares Parameters with one that is. Nothing is changed then.
     RuntimeError
         If a Trainer was made for ``net``. Nothing is changed then.
     """
@@ -35,7 +36,7 @@ def set_prior(net, prior, bias_prior=None):
         raise TypeError('prior must be an instance of Prior (saw: None)')
     check_prior('prior', prior)
     check_prior('bias_prior', bias_prior)
-    replace_priors(net, {rho: bias_prior if bias_prior is not None and rho.mu.name.endswith('bias') else prior
+    replace_priors(net, {rho: bias_prior if bias_prior is not None and rho.is_bias else prior
                    for rho in collect.bayesian(net)})
 
 
@@ -75,16 +76,22 @@ def posterior_as_prior(net):
 
 def replace_priors(net, priors):
     """Give each rho of the dict ``priors``, all in ``net``, its prior."""
-    for rho in priors:
+    blocks = set(collect.walk(net))
+    for rho, prior in priors.items():
         if rho.mu._trainer is not None:
             raise RuntimeError('a prior must be set before the Trainer is made (saw: Parameter %s with one)' % (
                 rho.mu.name))
-    owners = [(block, name) for block in collect.walk(net) for name in getattr(block, '_rhos', {})]
-    for block, name in owners:
+        for owner in collect.owners(rho) - blocks:
+            raise ValueError('net must hold all layers that share Parameter %s, whose prior is set (saw: a net without '
+                             '%r)' % (rho.mu.name, owner))
+        rho.check_prior(prior)
+    layers = [(block, name) for block in collect.walk(net) for name, rho in getattr(block, '_rhos', {}).items()
+              if rho in priors]
+    for block, name in layers:
         block._remove_prior_parameters(name)
     for rho, prior in priors.items():
         rho.set_prior(prior)
-    for block, name in owners:
+    for block, name in layers:
         block._add_prior_parameters(name)
     for block in collect.walk(net):
         if isinstance(block, HybridBlock):

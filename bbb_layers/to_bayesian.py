@@ -34,7 +34,7 @@ def to_bayesian(net, prior=None, bias_prior=None, sigma=0.05, fraction=None, flo
     net : Block
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01), or as ``fraction`` has it
     bias_prior : Prior, default that of the weights
-        Prior of the Parameters whose names end in ``bias``.
+        Prior of the Parameters that are attributes whose names end in ``bias``.
     sigma : float, default 0.05
         Standard deviation of the posterior at the start. Not used with ``fraction``.
     fraction : float, default None

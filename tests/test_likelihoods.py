@@ -118,3 +118,30 @@ def test_learnable_scale_belongs_to_the_loss(build, mode):
 def test_bad_values(build):
     with pytest.raises(ValueError, match='must be positive and finite'):
         build()
+
+
+@pytest.mark.parametrize('log_variance', [-159., -90., 0., 90., 159.])
+@pytest.mark.parametrize('error', [0., 1e-15, 1., 1e15])
+def test_heteroscedastic_is_finite(log_variance, error):
+    pred = [nd.zeros((1, 1)), nd.full((1, 1), log_variance)]
+    for array in pred:
+        array.attach_grad()
+    with autograd.record():
+        loss = HeteroscedasticGaussianNLLLoss()(pred, nd.full((1, 1), error))
+    loss.backward()
+    exact = -stats.norm.logpdf(error, 0, np.exp(np.float64(log_variance) / 2))
+    if exact < 1e30:
+        np.testing.assert_allclose(loss.asnumpy(), exact, rtol=1e-4)
+    assert all(np.isfinite(array.grad.asnumpy()).all() for array in pred) and np.isfinite(loss.asnumpy()).all()
+
+
+def test_student_t_is_finite_far_out():
+    pred = nd.zeros((1, 1))
+    pred.attach_grad()
+    for error in (1e15, 1e20, 1e30):
+        with autograd.record():
+            loss = StudentTNLLLoss(df=3.)(pred, nd.full((1, 1), error))
+        loss.backward()
+        assert np.isfinite(loss.asnumpy()).all() and np.isfinite(pred.grad.asnumpy()).all()
+    np.testing.assert_allclose(StudentTNLLLoss(df=1e16)(pred, nd.ones((1, 1))).asnumpy(), -stats.norm.logpdf(1.),
+                               rtol=1e-6)

@@ -7,10 +7,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
-from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior,
-                        StudentTPrior, kl_divergence, posterior)
+from bbb_layers import (BayesBlock, BayesDense, BBBLoss, GaussianPrior, LaplacePrior, MixturePrior, Prior,
+                        ScaleMixturePrior, StudentTPrior, kl_divergence, posterior, set_prior)
 
 
 class CauchyPrior(Prior):
@@ -229,3 +229,94 @@ def test_log_prob_must_keep_the_shape():
 def test_numbers_that_float32_cannot_hold(build):
     with pytest.raises(ValueError, match='must be positive and finite'):
         build()
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('prior', [GaussianPrior(), ScaleMixturePrior(), LaplacePrior(), StudentTPrior()], ids=repr)
+@pytest.mark.parametrize('sigma', [1e-37, 1e-25, 1e-12, 1e12, 1e17])
+def test_kl_and_gradients_are_finite(prior, sigma, dtype):
+    for mu in (0., 1e-30, -0.3, 1e9):
+        layer = BayesDense(2, in_units=2, prior=prior, initial_sigma=sigma, dtype=dtype)
+        layer.initialize(mx.init.Constant(mu))
+        with autograd.record():
+            kl = kl_divergence(layer)
+        kl.backward()
+        for array in (kl, layer.weight.grad(), layer.weight_rho.grad()):
+            assert np.isfinite(array.asnumpy()).all(), mu
+
+
+def test_laplace_gradient_at_all_ratios():
+    mu, sigma = (nd.array(values.ravel(), dtype='float64') for values in np.meshgrid(
+        [-1e3, -2., -0.1, -1e-9, 0., 1e-4, 0.7, 30.], [1e-12, 1e-5, 0.01, 0.3, 5., 1e4]))
+    ratio = mu.asnumpy() / sigma.asnumpy()
+    mu.attach_grad()
+    sigma.attach_grad()
+    with autograd.record():
+        kl = LaplacePrior(0.5).kl(mu, sigma, None)
+    kl.backward()
+    # d E|w| / d mu = erf(r / sqrt 2), d E|w| / d sigma = sqrt(2 / pi) exp(-r^2 / 2)
+    np.testing.assert_allclose(mu.grad.asnumpy(), 2 * special.erf(ratio / 2 ** 0.5), rtol=1e-6, atol=1e-9)
+    expected = 2 * np.sqrt(2 / np.pi) * np.exp(-ratio ** 2 / 2) - 1 / sigma.asnumpy()
+    np.testing.assert_allclose(sigma.grad.asnumpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('df', [1e-3, 1., 3., 1e3, 9.99e5, 1.01e6, 1e10, 1e16, 1e30])
+def test_student_t_constant(df):
+    exact = stats.t.logpdf(0.5, df) if df < 1e6 else stats.norm.logpdf(0.5)
+    ours = StudentTPrior(df).log_prob(nd.array([0.5], dtype='float64')).asscalar()
+    np.testing.assert_allclose(ours, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize('kwargs,message', [
+    (dict(sigma=np.array([1., 1e39])), 'sigma must be positive and finite .saw: 1e.39'),
+    (dict(sigma=np.array([1e-42, 1.])), 'sigma must be positive and finite .saw: 1e-42'),
+    (dict(sigma=np.array([np.nan, 1.])), 'sigma must be positive and finite .saw: nan'),
+    (dict(sigma=np.array([0., 1.])), 'sigma must be positive and finite .saw: 0.0'),
+    (dict(mu=np.array([np.inf, 1.])), 'mu must be finite .saw: inf'),
+    (dict(mu=np.array([np.nan, 1.])), 'mu must be finite .saw: nan'),
+])
+def test_bad_arrays(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianPrior(**kwargs)
+
+
+def test_learnable_prior_starts_with_the_file_of_a_plain_network(tmp_path):
+    plain = gluon.nn.Dense(3, in_units=4)
+    plain.initialize()
+    plain.save_parameters(str(tmp_path / 'plain.params'))
+    layer = BayesDense(3, prior=GaussianPrior(0.5, learnable=True))
+    layer.load_parameters(str(tmp_path / 'plain.params'), allow_missing=True)
+    with autograd.record():
+        kl = kl_divergence(layer)
+    kl.backward()
+    np.testing.assert_allclose(layer(nd.ones((2, 4))).asnumpy(), plain(nd.ones((2, 4))).asnumpy(), rtol=1e-6)
+    assert abs(layer.bias_prior_rho.grad()).min().asscalar() > 0
+
+
+def test_a_bias_is_told_by_its_attribute():
+    class Odd(gluon.HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.shift = self.params.get('bias', shape=(2,))
+                self.out_bias = self.params.get('offset', shape=(2,))
+
+        def hybrid_forward(self, F, x, shift, out_bias):
+            return F.broadcast_add(x, F.expand_dims(shift + out_bias, axis=0))
+
+    class BayesOdd(BayesBlock, Odd):
+        pass
+
+    expected = {'shift': GaussianPrior(0.1), 'out_bias': GaussianPrior(9.)}
+    layer = BayesOdd(prior=GaussianPrior(0.1), bias_prior=GaussianPrior(9.))
+    assert layer.priors == expected
+    other = BayesOdd()
+    set_prior(other, GaussianPrior(0.1), bias_prior=GaussianPrior(9.))
+    assert other.priors == expected
+
+
+def test_shared_parameters_have_one_kind_of_kl():
+    one = BayesDense(3, in_units=2, prior=GaussianPrior())
+    with pytest.raises(ValueError, match="kl must be that of the layer which shares Parameter .*_weight, 'auto'"):
+        BayesDense(3, in_units=2, kl='sample', params=one.params)
+    assert BayesDense(3, in_units=2, params=one.params).weight_rho is one.weight_rho

@@ -8,7 +8,8 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence, prune, pruning_curve, signal_to_noise
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, LaplacePrior, StudentTPrior, kl_divergence, prune,
+                        pruning_curve, signal_to_noise)
 from bbb_layers.posterior import PRUNED_RHO
 
 SIZE = 5 * 6 + 5 + 3 * 5 + 3
@@ -305,3 +306,20 @@ def test_fine_tuning():
         course.append(loss_fn.nll.mean().asscalar())
     np.testing.assert_array_equal(pruned(net), zeros)
     assert np.mean(course[-10:]) < 0.6 * np.mean(course[:10])
+
+
+@pytest.mark.parametrize('prior', [LaplacePrior(), StudentTPrior(), GaussianPrior(learnable=True)], ids=repr)
+def test_training_on_with_other_priors(prior, mode):
+    net = BayesDense(2, in_units=3, prior=prior)
+    net.initialize()
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, 10)
+    trainer = gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 0.01})
+    assert prune(net, 0.5) == 4
+    for _ in range(3):
+        with autograd.record():
+            loss = loss_fn(net(nd.ones((4, 3))), nd.zeros(4))
+        loss.backward()
+        trainer.step(4)
+    assert all(np.isfinite(param.data().asnumpy()).all() for param in net.collect_params().values())
+    assert prune(net, 0.5) == 4 and np.isfinite(net(nd.ones((4, 3))).asnumpy()).all()

@@ -235,3 +235,45 @@ def test_no_other_estimator():
     with pytest.raises(ValueError, match="estimator of BayesLSTM must be one of 'sample'"):
         BayesLSTM(H, estimator='flipout')
     assert issubclass(BayesLSTM, BayesBlock)
+
+
+@pytest.mark.parametrize('cls', [BayesRNN, BayesLSTM, BayesGRU])
+def test_float64_in_several_layers_raises(cls):
+    """MXNet's operator has wrong gradients there; this fails once it has not."""
+    for build in (lambda: cls(3, num_layers=2, dtype='float64'), lambda: cls(3, num_layers=2).cast('float64')):
+        with pytest.raises(ValueError, match='num_layers > 1 must be float32'):
+            build()
+    cls(3, dtype='float64').cast('float64')
+    plain = getattr(rnn, cls.__name__[5:])
+    gradients = []
+    for dtype in ('float32', 'float64'):
+        mx.random.seed(3)
+        layer = plain(3, num_layers=2, input_size=4, prefix='a_')
+        layer.initialize(mx.init.Constant(0.3))
+        layer.cast(dtype)
+        with autograd.record():
+            loss = layer(nd.ones((5, 2, 4), dtype=dtype)).square().sum()
+        loss.backward()
+        gradients.append(layer.l0_i2h_weight.grad().asnumpy())
+    # NaN counts as wrong too
+    assert not abs(gradients[0] - gradients[1]).max() <= 0.01 * abs(gradients[0]).max()
+
+
+def test_unrolled_cell_with_a_learnable_prior_and_no_loss(mode):
+    class Unrolled(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            with self.name_scope():
+                self.cell = BayesLSTMCell(3, prior=GaussianPrior(learnable=True))
+
+        def hybrid_forward(self, F, x):
+            return self.cell.unroll(5, x, merge_outputs=True)[0]
+
+    net = Unrolled()
+    net.initialize()
+    hybridize(net, mode)
+    assert net(nd.ones((2, 5, 4))).shape == (2, 5, 3)
+    with autograd.record():
+        loss = net(nd.ones((2, 5, 4))).sum() + kl_divergence(net)
+    loss.backward()
+    assert abs(net.cell.h2h_weight_prior_rho.grad()).min().asscalar() > 0

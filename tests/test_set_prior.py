@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Priors that have Parameters, that differ between weights and biases, and that are set on whole networks."""
+import copy
+import gc
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -237,3 +240,44 @@ def test_priors_with_arrays():
     w = nd.array([[0.3, -0.2, 0.7]], dtype='float64')
     exact = -0.5 * ((w.asnumpy() - mu) / sigma) ** 2 - np.log(sigma) - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(prior.log_prob(w).asnumpy(), exact, rtol=1e-12)
+
+
+def test_a_prior_that_does_not_fit_changes_nothing():
+    net = nn.HybridSequential()
+    net.add(*[BayesDense(3, in_units=3, prior=GaussianPrior(learnable=True)) for _ in range(2)])
+    net.initialize()
+    before = list(net.collect_params())
+    with pytest.raises(ValueError, match='bias must be a number or have its shape'):
+        set_prior(net, GaussianPrior(np.ones((3, 3))))      # the biases have another shape
+    assert list(net.collect_params()) == before
+    loss_fn = BBBLoss(net, 10)
+    with autograd.record():
+        loss_fn(net(nd.ones((2, 3))), nd.zeros(2))
+    assert net[1].priors == {'weight': GaussianPrior(learnable=True), 'bias': GaussianPrior(learnable=True)}
+
+
+def test_layers_outside_that_share_parameters_raise():
+    one = BayesDense(3, in_units=4)
+    two = BayesDense(3, in_units=4, params=one.params)
+    for net in (one, two):
+        with pytest.raises(ValueError, match='net must hold all layers that share Parameter .*_weight'):
+            set_prior(net, GaussianPrior(0.1))
+        assert one.prior == two.prior == ScaleMixturePrior()
+    both = nn.HybridSequential()
+    both.add(one, two)
+    copies = copy.deepcopy(both), copy.deepcopy(both)
+    set_prior(both, GaussianPrior(0.1, learnable=True))     # copies are layers of their own
+    assert one.prior == two.prior == GaussianPrior(0.1, learnable=True)
+    assert one.weight_prior_mu is two.weight_prior_mu
+    with pytest.raises(ValueError, match='net must hold all layers'):
+        set_prior(copies[0][0], GaussianPrior(0.2))
+    set_prior(copies[0], GaussianPrior(0.2))
+    del one, two, both, copies
+
+
+def test_a_layer_that_is_gone_does_not_count():
+    one = BayesDense(3, in_units=4)
+    BayesDense(3, in_units=4, params=one.params)
+    gc.collect()
+    set_prior(one, GaussianPrior(0.1))
+    assert one.prior == GaussianPrior(0.1)

@@ -72,7 +72,7 @@ if __name__ == '__main__':
                         args)
         for estimator, (low, mid, high) in times.items():
             rows.append((name, estimator or 'deterministic', mid, low, high, mid / times[None][1]))
-    describe('batch %d' % args.batch_size, args)
+    describe('batch %d, Adam' % args.batch_size, args)
     print('| network | estimator | median ms | lower quartile | upper quartile | x the deterministic step |\n'
           '|---|---|---:|---:|---:|---:|')
     for row in rows:

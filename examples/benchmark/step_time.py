@@ -96,7 +96,7 @@ if __name__ == '__main__':
         'BayesDense, eager': bayes(data, label, args.units, num_batches, hybridize=False),
         'BayesDense, hybridized': bayes(data, label, args.units, num_batches, hybridize=True)}, args)
 
-    describe('%d-%d-%d-%d, batch %d' % (INPUTS, args.units, args.units, OUTPUTS, args.batch_size), args)
+    describe('%d-%d-%d-%d, batch %d, Adam' % (INPUTS, args.units, args.units, OUTPUTS, args.batch_size), args)
     print('| training step | median ms | lower quartile | upper quartile | x faster than the notebook | '
           'x the deterministic step |\n|---|---:|---:|---:|---:|---:|')
     for name, (low, mid, high) in times.items():

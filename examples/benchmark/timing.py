@@ -64,6 +64,6 @@ def arguments(description, **numbers):
 
 def describe(what, args):
     """Print what a table was made with."""
-    print('mxnet %s, numpy %s, python %s; %s, Adam; %d rounds of %d steps; OMP_NUM_THREADS %s, os.cpu_count() %s\n' % (
+    print('mxnet %s, numpy %s, python %s; %s; %d rounds of %d steps; OMP_NUM_THREADS %s, os.cpu_count() %s\n' % (
         mx.__version__, np.__version__, platform.python_version(), what, args.rounds, STEPS,
         os.environ.get('OMP_NUM_THREADS', 'unset'), os.cpu_count()))
