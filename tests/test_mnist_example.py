@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from test_mnist_data import write_mnist
 from bbb_layers import posterior
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = {'mnist.params', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png'}
+RESULTS = {'mnist.params', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png', 'uncertain_digits.png'}
 SMALL = ['--hidden-units', '16', '--epochs', '2', '--batch-size', '50', '--lr', '0.01']
 
 
@@ -40,7 +41,7 @@ def files(folder):
 
 
 def table(output):
-    return output[output.index('pruned  test accuracy'):]
+    return output[output.index('pruned  test accuracy'):].split('98 % pruned')[0]       # what follows has times in it
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +64,14 @@ def test_results(trained):
     rows = [line.split() for line in table(output).splitlines()[1:]]
     assert [row[0] for row in rows] == ['0.1', '0.25', '0.5', '0.75', '0.95', '0.98', '1.0']
     assert rows[-1][1] == '0.1000'      # all weights pruned: one class of ten
+    tests = [line.split() for line in output.splitlines() if line.startswith(('posterior mean', 'Monte Carlo, 32 draws'))]
+    assert [row[-3] == epochs[1][3] for row in tests] == [True, False]
+    for row in tests:
+        accuracy, nll, ece = map(float, row[-3:])
+        assert accuracy > 0.5 and 0.1 < nll < 2 and 0 < ece < 0.5
+    sparse = re.fullmatch(r'98 % pruned: file (\d+) kB, sparse (\d+) kB \((.*)x smaller\); batch of 50 in .* ms, '
+                          r'sparse .* ms \(.*x faster\)', output.splitlines()[-1])
+    assert int(sparse.group(1)) > 5 * int(sparse.group(2)) and float(sparse.group(3)) > 5
 
 
 def test_saved_parameters_are_not_pruned_and_load_again(trained):

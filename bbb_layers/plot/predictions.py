@@ -227,7 +227,7 @@ def plot_images(images, titles=None, columns=5, fig=None):
         ax.set_axis_off()
     for ax, image, title in zip(grid.ravel(), images, titles):
         ax.imshow(image, cmap='gray', vmin=images.min(), vmax=images.max(), interpolation='nearest')
-        ax.set_title(textwrap.fill(title, characters), fontsize=9)
+        ax.set_title('\n'.join(textwrap.fill(line, characters) for line in title.split('\n')), fontsize=9)
     for ax in grid.ravel()[len(images):]:
         ax.set_visible(False)
     return grid

@@ -1,0 +1,76 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The command line of mnist.py."""
+import argparse
+import math
+import os
+import re
+
+import mxnet as mx
+from mxnet import nd
+
+
+def reason(error):
+    return (str(error).splitlines() or [repr(error)])[-1]       # MXNet's messages start with a C++ traceback
+
+
+def checked(convert, holds, constraint):
+    """A type for argparse, which puts the flag before the message."""
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError('must be %s (saw: %r)' % (constraint, text))
+        return value
+    return parse
+
+
+def context(text):
+    match = re.fullmatch(r'(cpu|gpu)(?:\((\d{1,3})\))?', text)
+    if not match:
+        raise argparse.ArgumentTypeError('must be like cpu, cpu(0), gpu or gpu(0) (saw: %r)' % text)
+    ctx = mx.Context(match.group(1), int(match.group(2) or 0))
+    try:
+        nd.zeros((1,), ctx=ctx).wait_to_read()
+    except mx.MXNetError as error:
+        raise argparse.ArgumentTypeError('must be usable by this MXNet (saw: %r; %s)' % (text, reason(error)))
+    return ctx
+
+
+def parse_arguments(description):
+    count = checked(int, lambda value: value >= 1, 'a whole number of at least 1')
+    positive = checked(float, lambda value: 0 < value < math.inf, 'a positive, finite number')
+    fraction = checked(float, lambda value: 0 < value < 1, 'a number between 0 and 1, both excluded')
+    seed = checked(int, lambda value: 0 <= value < 2 ** 31, 'a whole number from 0 to 2147483647')
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--hidden-layers', type=count, default=2, metavar='N', help='default %(default)s')
+    add('--hidden-units', type=count, default=400, metavar='N', help='units of each hidden layer; default %(default)s')
+    add('--batch-size', type=count, default=128, metavar='N', help='default %(default)s')
+    add('--epochs', type=count, default=10, metavar='N', help='default %(default)s')
+    add('--lr', type=positive, default=1e-3, metavar='X', help="Adam's learning rate; default %(default)s")
+    add('--num-samples', type=count, default=1, metavar='N', help='draws of the weights per step; default %(default)s')
+    add('--draws', type=count, default=32, metavar='N', help='draws of the Monte Carlo prediction; default '
+                                                             '%(default)s')
+    add('--prior', choices=['scale_mixture', 'gaussian'], default='scale_mixture', help='default %(default)s')
+    add('--pi', type=fraction, metavar='X', help="weight of the mixture's first component; default 0.5")
+    add('--sigma1', type=positive, metavar='X', help="standard deviation of the mixture's first component, default "
+                                                     '0.75, or of the gaussian prior, default 1.0')
+    add('--sigma2', type=positive, metavar='X', help="... of the mixture's second component; default 0.01")
+    add('--seed', type=seed, default=0, metavar='N', help='also splits the default data; default %(default)s')
+    add('--ctx', type=context, default=mx.cpu(), help='cpu, cpu(0), gpu, gpu(1), ...; default %(default)s')
+    add('--no-hybridize', action='store_true', help='run operator by operator, not as one graph')
+    add('--data', metavar='DIR', help='folder of the four idx files of MNIST or Fashion-MNIST, gzipped or not')
+    add('--output', metavar='DIR', help='folder for the results, made if missing; default results/mnist, but with '
+                                        '--load none, and then figures are drawn only if a folder is given')
+    add('--overwrite', action='store_true', help='accept an --output that is not empty: replaces files of the same '
+                                                 'names, and leaves others alone')
+    add('--load', metavar='FILE', help='do not train: evaluate and prune the parameters in this file; needs '
+                                       '--hidden-layers, --hidden-units, --data and --seed as they were in training')
+    args = parser.parse_args()
+    if args.prior == 'gaussian' and (args.pi or args.sigma2):
+        parser.error('--pi and --sigma2 belong to --prior scale_mixture (saw: --prior gaussian)')
+    if args.output is None and args.load is None:
+        args.output = os.path.join('results', 'mnist')
+    return args
