@@ -11,8 +11,6 @@ An estimator is a function of
 
 and returns the output before the activation. All have the same expectation, and the posterior mean in predict mode.
 """
-import math
-
 from . import posterior
 
 __all__ = ['ESTIMATORS', 'sample', 'local', 'flipout']

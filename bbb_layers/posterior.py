@@ -137,8 +137,8 @@ def kl_term(F, prior, mu, sigma, weight, alive):
     The sum is one over rows, by FullyConnected, and then one over their totals: FullyConnected takes a sixth of the
     time of ``sum``, but over millions of numbers at once it would be off by per cents.
     """
-    # Where a weight is pruned, the prior sees a posterior that no formula fails at: its value and gradient count 0 times,
-    # but 0 * inf would be NaN.
+    # Where a weight is pruned, the prior sees a posterior that no formula fails at: its value and gradient count 0
+    # times, but 0 * inf would be NaN.
     pruned = 1 - alive
     kl = prior.kl(mu * alive, sigma + pruned, None if weight is None else weight + pruned) * alive
     rows = F.reshape(kl, shape=(-1, 0), reverse=True)

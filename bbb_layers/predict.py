@@ -64,7 +64,8 @@ def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, wi
         raise ValueError('with_labels needs data that has labels, such as a DataLoader (saw: with_labels=%r and arrays)'
                          % with_labels)
     if not is_array and (isinstance(data, np.ndarray) or not hasattr(data, '__iter__')):
-        raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: %s)' % type(data).__name__)
+        raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: %s)' % (
+            type(data).__name__))
     plain = PlainCopy(net)
     context = plain.context
     if is_array:

@@ -145,7 +145,7 @@ class _Ranks(object):
             if not all(rho in self.slices for rho in rhos):
                 raise ValueError('fraction must be of parts of net (saw: %r)' % (block,))
             if not seen.isdisjoint(rhos):
-                raise ValueError('fraction must be of parts that share no Parameter (saw: %r, a second time)' % (block,))
+                raise ValueError('fraction must be of parts that share no Parameter (saw: %r, again)' % (block,))
             seen.update(rhos)
             parts.append((np.concatenate([np.arange(self.everything.size)[self.slices[rho]] for rho in rhos]),
                           check_fraction('fraction', share, closed=True)))
@@ -157,8 +157,8 @@ class _Ranks(object):
         # 1e-9: 0.29 * 100 is 28.999999999999996
         count, already = int(math.floor(ratios.size * fraction + 1e-9)), int((ratios < 0).sum())
         if count < already:
-            raise ValueError('fraction must be at least %d / %d, the weights of net that are pruned already (saw: %r)' % (
-                already, ratios.size, fraction))
+            raise ValueError('fraction must be at least %d / %d, the weights of net that are pruned already '
+                             '(saw: %r)' % (already, ratios.size, fraction))
         chosen = np.zeros(ratios.size, bool)
         chosen[np.argsort(ratios, kind='stable')[:count]] = True
         return chosen

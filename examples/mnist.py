@@ -158,7 +158,8 @@ def print_uncertainty(net, test_data, args):
 
 def draw(net, history, uncertain, folder):
     figures = {'signal_to_noise.png': plot_signal_to_noise(net, cut=0.75), 'uncertain_digits.png': uncertain[0, 0]}
-    uncertain[0, 0].figure.suptitle('Least certain digits: what is likeliest, what it is,\nand aleatoric + epistemic uncertainty')
+    uncertain[0, 0].figure.suptitle('Least certain digits: what is likeliest, what it is,\n'
+                                    'and aleatoric + epistemic uncertainty')
     if history:
         figures['accuracy.png'] = plot_accuracy(*zip(*history))
     mu, sigma = (value[0, 0].asscalar() for value in net[0].posterior()['weight'])

