@@ -13,19 +13,13 @@ from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPr
                         posterior_as_prior, prune, to_deterministic)
 
 
-def all_blocks(block):
-    found = []
-    block.apply(found.append)
-    return found
-
-
 @pytest.mark.parametrize('name', networks.NETWORKS)
 @pytest.mark.parametrize('trained', [False, True])
 def test_equals_predict_mode(name, trained, mode, tmp_path):
     net, x = networks.make(name)
     hybridize(net, mode)
     if trained:
-        loss_fn = BBBLoss(net, 10, likelihood=SumOfSquares())
+        loss_fn = BBBLoss(net, 10, likelihood=networks.SumOfSquares())
         trainer = gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 1e-3})
         with autograd.record():
             loss = loss_fn(net(x), x)
@@ -33,9 +27,9 @@ def test_equals_predict_mode(name, trained, mode, tmp_path):
         trainer.step(4)
     before, expected = networks.values(net), net(x).asnumpy()
     plain = to_deterministic(net)
-    assert not any(isinstance(block, BayesBlock) for block in all_blocks(plain))
-    assert [type(block).__name__.replace('Bayes', '') for block in all_blocks(net)] == [
-        type(block).__name__ for block in all_blocks(plain)]
+    assert not any(isinstance(block, BayesBlock) for block in networks.blocks(plain))
+    assert [type(block).__name__.replace('Bayes', '') for block in networks.blocks(net)] == [
+        type(block).__name__ for block in networks.blocks(plain)]
     for _ in range(2):
         if 'transposed' in name:
             np.testing.assert_allclose(plain(x).asnumpy(), expected, rtol=1e-4, atol=1e-6)
@@ -53,14 +47,6 @@ def test_equals_predict_mode(name, trained, mode, tmp_path):
     after = networks.values(net)
     assert before.keys() == after.keys() and all((before[key] == after[key]).all() for key in before)
     np.testing.assert_array_equal(net(x).asnumpy(), expected)
-
-
-class SumOfSquares(gluon.loss.Loss):
-    def __init__(self):
-        super().__init__(None, 0)
-
-    def hybrid_forward(self, F, output, label):
-        return F.sum(F.square(output), axis=0, exclude=True)
 
 
 def test_references_stay_one():

@@ -13,12 +13,6 @@ from bbb_layers import (BayesConv2D, BayesDense, BBBLoss, GaussianPrior, Laplace
 from bbb_layers.to_bayesian import BAYESIAN
 
 
-def blocks(net):
-    found = []
-    net.apply(found.append)
-    return found
-
-
 @pytest.mark.parametrize('name', networks.NETWORKS)
 @pytest.mark.parametrize('hybrid_before', [False, True])
 def test_every_layer(name, hybrid_before, mode):
@@ -29,11 +23,12 @@ def test_every_layer(name, hybrid_before, mode):
     before, expected = networks.values(plain), plain(x).asnumpy()
     net = to_bayesian(plain, prior=GaussianPrior(), sigma=1e-6, estimator='flipout')
     net.hybridize(active=mode is not None, **(mode or {}))
-    names = [type(block).__name__ for block in blocks(net)]
+    names = [type(block).__name__ for block in networks.blocks(net)]
     replaced = {cls.__name__ for cls in BAYESIAN}
-    assert names == ['Bayes' * (type(block).__name__ in replaced) + type(block).__name__ for block in blocks(plain)]
+    assert names == ['Bayes' * (type(block).__name__ in replaced) + type(block).__name__
+                     for block in networks.blocks(plain)]
     assert [name for name in net.collect_params() if not name.endswith('_rho')] == list(before)
-    assert [block.prefix for block in blocks(net)] == [block.prefix for block in blocks(plain)]
+    assert [block.prefix for block in networks.blocks(net)] == [block.prefix for block in networks.blocks(plain)]
     np.testing.assert_allclose(net(x).asnumpy(), expected, rtol=1e-4, atol=1e-5)
     if name not in ('dense', 'tied'):       # which have Dropout
         with autograd.train_mode():
@@ -43,7 +38,7 @@ def test_every_layer(name, hybrid_before, mode):
     assert type(plain(x)) is nd.NDArray
     # It trains as any Bayesian network does.
     if name not in ('dense', 'tied'):       # where a weight is used twice, which only the estimator 'sample' allows
-        loss_fn = BBBLoss(net, 10, likelihood=SumOfSquares())
+        loss_fn = BBBLoss(net, 10, likelihood=networks.SumOfSquares())
         with autograd.record():
             loss = loss_fn(net(x), x)
         loss.backward()
@@ -52,14 +47,6 @@ def test_every_layer(name, hybrid_before, mode):
     names = [name for name in before if 'running' not in name]      # train mode moves those of plain
     assert all((plain.collect_params()[name].data().asnumpy() == before[name]).all() for name in names)
     assert not any('rho' in name for name in plain.collect_params())
-
-
-class SumOfSquares(gluon.loss.Loss):
-    def __init__(self):
-        super().__init__(None, 0)
-
-    def hybrid_forward(self, F, output, label):
-        return F.sum(F.square(output), axis=0, exclude=True)
 
 
 def test_attributes_and_aliases():
