@@ -301,13 +301,13 @@ def test_conjugate_linear_regression(mode):
     trainer = gluon.Trainer(layer.collect_params(), 'adam', {'learning_rate': 0.02})
     x, y = nd.array(x), nd.array(y)
     averages = []
-    for step in range(3000):
+    for step in range(2000):
         with autograd.record():
             loss = loss_fn(layer(x), y)
         loss.backward()
         trainer.set_learning_rate(0.02 / (1 + step / 300))
         trainer.step(n)
-        if step >= 2000:
+        if step >= 1000 and step % 4 == 0:
             averages.append([np.concatenate([value.asnumpy().ravel() for value in pair])
                              for pair in zip(*layer.posterior().values())])
     mu, sigma = np.mean(averages, axis=0)

@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import importlib
 import os
 import re
 import signal
@@ -13,6 +14,8 @@ from test_mnist_data import write_mnist
 from bbb_layers import posterior
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'examples'))
+mnist_arguments = importlib.import_module('mnist_arguments')
 RESULTS = {'mnist.params', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png', 'uncertain_digits.png'}
 SMALL = ['--hidden-units', '16', '--epochs', '2', '--batch-size', '50', '--lr', '0.01']
 
@@ -121,17 +124,25 @@ def test_bad_data_leaves_everything_alone(tmp_path, trained):
     (['--epochs', '0'], '--epochs: must be a whole number of at least 1'), (['--lr', 'nan'], '--lr: must be'),
     (['--pi', '1'], '--pi: must be'), (['--sigma2', '-1'], '--sigma2: must be'), (['--ctx', 'tpu'], '--ctx: must be'),
     (['--batch-size', '1.5'], '--batch-size'), (['--prior', 'gaussian', '--pi', '0.3'], '--pi and --sigma2 belong to'),
-    (['--load', 'nowhere.params'], 'nowhere.params'),
 ])
-def test_bad_flags(tmp_path, flags, message):
-    fails(message, *flags + ['--output', tmp_path / 'out'])
+def test_bad_flags(monkeypatch, capsys, flags, message):
+    monkeypatch.setattr(sys, 'argv', ['mnist.py'] + flags)
+    with pytest.raises(SystemExit):
+        mnist_arguments.parse_arguments('What it does.')
+    errors = capsys.readouterr().err
+    assert message in errors and errors.startswith('usage: mnist.py ')
+
+
+def test_bad_flags_write_nothing(tmp_path):
+    fails('--lr: must be', '--lr', 'nan', '--output', tmp_path / 'out')
+    fails('nowhere.params', '--load', 'nowhere.params', '--output', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
 def test_bad_parameter_files(tmp_path, trained):
     bad, data = tmp_path / 'bad.params', write_mnist(tmp_path / 'data')
     content = (trained[0] / 'mnist.params').read_bytes()
-    for broken in (b'', b'garbage', content[:len(content) // 2]):
+    for broken in (b'garbage', content[:len(content) // 2]):
         bad.write_bytes(broken)
         fails(str(bad), *SMALL + ['--data', data, '--load', bad])
     fails('mnist.params: must hold the parameters of 2 hidden layers of 9 units', '--hidden-units', 9,

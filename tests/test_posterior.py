@@ -68,7 +68,7 @@ def test_moments_and_distribution(dtype):
 
 def test_draws_stay_finite():
     # MXNet's uniform float32 numbers are exactly 1 about once in 5e7 times, and can be exactly 0.
-    for _ in range(40):
+    for _ in range(25):
         assert np.isfinite(draws((2000, 2000)).sum().asscalar())
 
 
@@ -142,7 +142,7 @@ def test_nan_is_not_taken_for_pruned():
     assert np.isnan(sigma.asnumpy()[0])
 
 
-@pytest.mark.parametrize('shape', [(1,), (7,), (2, 3, 4, 5), (100000, 10), (2000, 20000)])
+@pytest.mark.parametrize('shape', [(1,), (7,), (2, 3, 4, 5), (100000, 10), (2000, 5000)])
 @pytest.mark.parametrize('prior', [GaussianPrior(), ScaleMixturePrior()], ids=['closed form', 'sampled'])
 def test_sum_of_the_kl_over_many_weights(shape, prior):
     mu, rho = nd.full(shape, 0.1), nd.full(shape, posterior.rho_from_sigma(0.05))
