@@ -378,6 +378,11 @@ def copy_block(block, memo):
     Gluon's own copy of a block fails once the block has run hybridized, its Parameters get no gradients, and their
     arrays lose their contexts.
     """
+    with autograd.pause():      # a copy that is recorded could not be marked for gradients
+        return _copy(block, memo)
+
+
+def _copy(block, memo):
     for child in walk(block):
         for param in child._reg_params.values():
             memo[id(param._trainer)] = None

@@ -226,3 +226,18 @@ def test_bad_networks(convert):
         with pytest.raises(ValueError, match=what):
             convert(broken)
     assert np.isfinite(kl_divergence(net).asscalar())
+
+
+@pytest.mark.parametrize('copied', [to_deterministic, draw, posterior_as_prior, copy.deepcopy])
+def test_a_copy_made_while_recording_can_be_trained(copied, mode):
+    net, x = networks.make('dense')
+    hybridize(net, mode)
+    with autograd.record():
+        output = net(x)
+        new = copied(net)
+    output.backward()
+    for _ in range(2):
+        with autograd.record():
+            loss = new(x).sum()
+        loss.backward()
+    assert abs(new[0].weight.grad()).sum().asscalar() > 0
