@@ -228,7 +228,7 @@ def test_bad_networks(convert):
     assert np.isfinite(kl_divergence(net).asscalar())
 
 
-@pytest.mark.parametrize('copied', [to_deterministic, draw, posterior_as_prior, copy.deepcopy])
+@pytest.mark.parametrize('copied', [to_deterministic, draw, posterior_as_prior])
 def test_a_copy_made_while_recording_can_be_trained(copied, mode):
     net, x = networks.make('dense')
     hybridize(net, mode)
