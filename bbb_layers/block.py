@@ -94,6 +94,12 @@ class BayesBlock(object):
             if not issubclass(base, BayesBlock) and not issubclass(plain, base) and '_bayesian_only' not in vars(base):
                 raise TypeError('a Bayesian layer must derive from BayesBlock and one Gluon layer to be made '
                                 'deterministic (saw: %s, which derives from %s too)' % (cls.__name__, base.__name__))
+            if issubclass(base, BayesBlock) and base.__module__.split('.')[0] != __name__.split('.')[0]:
+                for name in vars(base):
+                    if callable(getattr(plain, name, None)) and name not in ('__init__', '__repr__', '__class__'):
+                        raise TypeError('a Bayesian layer must leave the methods of its Gluon layer alone to be made '
+                                        'deterministic: put them into a layer X, and then class %s(BayesBlock, X) '
+                                        '(saw: %s.%s)' % (cls.__name__, base.__name__, name))
         return plain
 
     @classmethod
@@ -110,7 +116,7 @@ class BayesBlock(object):
         for name, rho in self._rhos.items():
             self._remove_prior_parameters(name)
             rho.mu.__dict__.pop('_rho', None)
-            self.params._params.pop(rho.name)
+            self.params._params.pop(rho.name, None)     # there may be two attributes for one Parameter
             self._reg_params.pop(name + '_rho')
             delattr(self, name + '_rho')
         for name in ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos'):
@@ -172,7 +178,7 @@ class BayesBlock(object):
 
     def _remove_prior_parameters(self, name):
         for prior_name, param in self._rhos[name].prior_parameters.items():
-            self.params._params.pop(param.name)
+            self.params._params.pop(param.name, None)
             self._reg_params.pop('%s_%s' % (name, prior_name))
             delattr(self, '%s_%s' % (name, prior_name))
 

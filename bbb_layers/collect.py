@@ -25,7 +25,7 @@ from types import MethodType
 from mxnet import autograd, ndarray, symbol
 from mxnet.attribute import AttrScope
 from mxnet.context import current_context
-from mxnet.gluon import Block, HybridBlock
+from mxnet.gluon import Block, HybridBlock, SymbolBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
 from .posterior import draw
@@ -391,7 +391,8 @@ def _copy(block, memo):
                 if id(array) not in memo:
                     memo[id(array)] = array.copyto(array.context)
         if isinstance(child, HybridBlock):
-            memo[id(child._cached_graph)] = ()
+            if not isinstance(child, SymbolBlock):      # whose graph is all that it is
+                memo[id(child._cached_graph)] = ()
             memo[id(child._cached_op)] = None
             memo[id(child._cached_op_args)] = []
     new = type(block).__new__(type(block))

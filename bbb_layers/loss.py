@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The negative evidence lower bound, and the KL divergence of a network."""
+import copy
 import numbers
 
 from mxnet import autograd, ndarray
@@ -156,9 +157,15 @@ class BBBLoss(Loss):
                       for rho, term in terms.items())
 
     def __deepcopy__(self, memo):
-        # A copy of the loss alone stays a loss of the same network.
-        net = memo.setdefault(id(self._net.block), self._net.block)
+        net = self._net.block
+        alone = not memo
+        if alone:
+            memo[id(net)] = net     # a copy of the loss alone stays a loss of the same network
+        else:
+            net = copy.deepcopy(net, memo)      # may be a part of the same thing, and come later
         new = collect.copy_block(self, memo)
+        if alone:
+            del memo[id(net)]
         collect.tap(net)
         return new
 

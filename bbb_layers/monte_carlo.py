@@ -44,9 +44,13 @@ class MonteCarlo(Block):
     ValueError
         If ``net`` has no Bayesian layer or a mu or sigma is not finite, ``num_samples`` is less than 1, or ``link`` is
         none of the above.
+    TypeError
+        If ``net`` has several outputs.
     RuntimeError
         If it runs under ``autograd.record()``: the mean has no gradient.
     """
+
+    _draws = True       # says to predict and others that this is not a network to draw from
 
     def __init__(self, net, num_samples=32, link='softmax', axis=-1, **kwargs):
         if link not in ('softmax', 'sigmoid', None):
@@ -56,19 +60,19 @@ class MonteCarlo(Block):
         collect.bayesian(net)
         super(MonteCarlo, self).__init__(**kwargs)
         self.net = net
-        self._plain = None
 
     def forward(self, *inputs):
         if autograd.is_recording():
             raise RuntimeError('MonteCarlo has no gradient: train net itself, and call this outside autograd.record()')
-        if self._plain is None or not self._plain.fits():
-            self._plain = PlainCopy(self.net)
-        self._plain.copy_others()
+        plain = PlainCopy(self.net)     # anew, since anything in the network may have changed
         outputs = []
         with autograd.predict_mode():
             for _ in range(self._num_samples):
-                self._plain.set_draw()
-                outputs.append(self._plain.net(*inputs).copy())
+                plain.set_draw()
+                output = plain.net(*inputs)
+                if not isinstance(output, ndarray.NDArray):
+                    raise TypeError('net of MonteCarlo must have one output (saw: %s)' % type(output).__name__)
+                outputs.append(output.copy())       # a static graph writes its next output into the same memory
         outputs = ndarray.stack(*outputs)
         if self._link is None:
             return outputs.mean(axis=0)
@@ -79,7 +83,7 @@ class MonteCarlo(Block):
 
 def _log_mean_exp(array):
     """Over the first axis."""
-    most = array.max(axis=0, keepdims=True)
+    most = array.max(axis=0, keepdims=True).clip(-3e38, 3e38)       # -inf - -inf would be NaN
     return ndarray.broadcast_sub(array, most).exp().mean(axis=0).log() + most[0]
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 from mxnet import autograd, ndarray
 
+from . import collect
 from .checks import check_count
 from .deterministic import PlainCopy
 
@@ -23,10 +24,10 @@ def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, wi
     Parameters
     ----------
     net : Block
-    data : NDArray, tuple of NDArrays, or iterable of batches such as gluon.data.DataLoader
-        Examples; a tuple if ``net`` takes several inputs. A batch is an array, or a list or tuple whose first item is
-        the input (itself a list or tuple if there are several) and whose second the label. The loader is read once,
-        so that its order, shuffled or not, is that of the outputs.
+    data : NDArray, tuple, or iterable of batches such as gluon.data.DataLoader
+        Examples; a tuple of the inputs if ``net`` takes several, each an NDArray or a list of NDArrays. A batch is an
+        array, or a list or tuple whose first item is the input (itself a list or tuple if there are several) and
+        whose second the label. The loader is read once, so that its order, shuffled or not, is that of the outputs.
     num_samples : int, default 32
         Number of draws S.
     batch_size : int, default 256
@@ -37,7 +38,8 @@ def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, wi
         Number of batches held in memory at once: each draw of the weights is made again for every chunk. Beside the
         outputs, no more memory is used than for these batches and one copy of the network.
     with_labels : bool, default False
-        Whether to return the labels of the loader too, in the order of the outputs.
+        Whether to return the labels of the loader too, in the order of the outputs. They count the examples along
+        ``batch_axis`` if they have it, else along their first axis.
     progress : bool, default True
         Whether to show a progress bar while a loader is read, if tqdm is installed.
 
@@ -58,8 +60,7 @@ def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, wi
     """
     num_samples, batch_size = check_count('num_samples', num_samples), check_count('batch_size', batch_size)
     chunk = check_count('chunk', chunk)
-    is_array = isinstance(data, ndarray.NDArray) or (
-        isinstance(data, tuple) and data and all(isinstance(item, ndarray.NDArray) for item in data))
+    is_array = isinstance(data, (ndarray.NDArray, tuple)) and _holds_arrays(data)
     if with_labels and is_array:
         raise ValueError('with_labels needs data that has labels, such as a DataLoader (saw: with_labels=%r and arrays)'
                          % with_labels)
@@ -84,12 +85,12 @@ def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, wi
                 break
             labels.extend(label for _, label in group)
             outputs.append(_of_all_draws(plain, [
-                [item.as_in_context(context) for item in inputs] for inputs, _ in group],
+                _map(lambda array: array.as_in_context(context), inputs) for inputs, _ in group],
                 num_samples, seed, batch_axis, bar))
     if not outputs:
         raise ValueError('data must have at least one batch (saw: an empty %s)' % type(data).__name__)
     result = _map(lambda *parts: _concat(parts, batch_axis + 1), *outputs)
-    return (result, _concat(labels, 0)) if with_labels else result
+    return (result, _concat(labels, batch_axis if labels[0].ndim > batch_axis else 0)) if with_labels else result
 
 
 def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
@@ -101,9 +102,9 @@ def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
         for inputs in group:
             output = plain.net(*inputs)
             if stacked is None:
-                count = sum(inputs[0].shape[batch_axis] for inputs in group)
+                count = sum(_size(inputs, batch_axis) for inputs in group)
                 stacked = _map(lambda array: _room(array, num_samples, count, batch_axis), output)
-            stop = start + inputs[0].shape[batch_axis]
+            stop = start + _size(inputs, batch_axis)
             # Copied at once: a static graph writes its next output into the same memory.
             _map(lambda room, array: _fill(room, array, sample, start, stop, batch_axis), stacked, output)
             start = stop
@@ -126,7 +127,9 @@ def _fill(room, array, sample, start, stop, batch_axis):
 
 
 def _map(function, first, *others):
-    """``function`` on each array of nested lists."""
+    """``function`` on each array of nested lists, which may hold None too."""
+    if first is None:
+        return None
     if isinstance(first, (list, tuple)):
         return [_map(function, *items) for items in zip(first, *others)]
     return function(first, *others)
@@ -136,18 +139,31 @@ def _concat(arrays, axis):
     return arrays[0] if len(arrays) == 1 else ndarray.concat(*arrays, dim=axis)
 
 
-def _cut(arrays, batch_size, batch_axis):
-    count = arrays[0].shape[batch_axis]
-    for start in range(0, count, batch_size):
-        stop = min(start + batch_size, count)
-        yield [array.slice_axis(batch_axis, start, stop) for array in arrays], None
+def _holds_arrays(item):
+    """Whether ``item`` is an NDArray, or lists of nothing but them."""
+    return isinstance(item, ndarray.NDArray) or (
+        isinstance(item, (list, tuple)) and len(item) > 0 and all(_holds_arrays(child) for child in item))
+
+
+def _size(inputs, batch_axis):
+    return next(collect.leaves(inputs)).shape[batch_axis]
+
+
+def _cut(inputs, batch_size, batch_axis):
+    for array in collect.leaves(inputs):
+        if array.shape[batch_axis] != _size(inputs, batch_axis):
+            raise ValueError('data must have as many examples in each input along batch_axis %d (saw: %d and %d)' % (
+                batch_axis, _size(inputs, batch_axis), array.shape[batch_axis]))
+    for start in range(0, _size(inputs, batch_axis), batch_size):
+        yield _map(lambda array: array.slice_axis(batch_axis, start, min(start + batch_size, array.shape[batch_axis])),
+                   inputs), None
 
 
 def _read(loader, with_labels):
     for batch in loader:
         inputs, label = (batch[0], batch[1:]) if isinstance(batch, (list, tuple)) and len(batch) else (batch, ())
         inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        if not inputs or not all(isinstance(item, ndarray.NDArray) for item in inputs):
+        if not _holds_arrays(inputs):
             raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: batch of type %s)'
                             % type(batch).__name__)
         if with_labels and not (label and isinstance(label[0], ndarray.NDArray)):

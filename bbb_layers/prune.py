@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from mxnet import ndarray
+from mxnet import autograd, ndarray
 
 from . import collect, posterior
 from .checks import check_fraction, check_not_negative
@@ -170,7 +170,8 @@ class _Ranks(object):
             for param, value in ((rho.mu, 0.), (rho, posterior.PRUNED_RHO)):
                 values = _host(param).asnumpy()
                 values[mask] = value
-                param.set_data(ndarray.array(values, dtype=values.dtype))
+                with autograd.pause():
+                    param.set_data(ndarray.array(values, dtype=values.dtype))
         return int(pruned.sum())
 
 

@@ -1,11 +1,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Priors for a whole network."""
+from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
 from . import collect, posterior
 from .priors import GaussianPrior, check_prior
 
-__all__ = ['set_prior', 'posterior_as_prior', 'replace_priors']
+__all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
 
 
 def set_prior(net, prior, bias_prior=None):
@@ -65,13 +66,16 @@ def posterior_as_prior(net):
     """
     collect.bayesian(net)
     new = collect.copy_block(net, {})
-    priors = {}
-    for rho in collect.bayesian(new):
-        mu_value, rho_value = (param.data(param.list_ctx()[0]) for param in (rho.mu, rho))
-        mean, sigma = posterior.moments(mu_value, rho_value)
-        priors[rho] = GaussianPrior(sigma + (1 - posterior.kept(rho_value)), mean)     # any sigma serves where pruned
-    replace_priors(new, priors)
+    replace_priors(new, {rho: posterior_of(rho) for rho in collect.bayesian(new)})
     return new
+
+
+def posterior_of(rho):
+    """The posterior of the weights of ``rho`` as a prior."""
+    mu_value, rho_value = (param.data(param.list_ctx()[0]) for param in (rho.mu, rho))
+    with autograd.pause():
+        mean, sigma = posterior.moments(mu_value, rho_value)
+        return GaussianPrior(sigma + (1 - posterior.kept(rho_value)), mean)     # any sigma serves where pruned
 
 
 def replace_priors(net, priors):

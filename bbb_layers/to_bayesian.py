@@ -1,13 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayesian networks out of trained plain ones."""
 import numpy as np
-from mxnet import ndarray
+from mxnet import autograd, ndarray
 from mxnet.gluon import Block, nn, rnn
 
 from . import collect, layers, posterior, recurrent
 from .checks import check_positive
-from .priors import GaussianPrior, check_prior
-from .set_prior import replace_priors
+from .priors import check_prior
+from .set_prior import posterior_of, replace_priors
 
 __all__ = ['to_bayesian']
 
@@ -126,7 +126,8 @@ def _set_fraction(blocks, net, fraction, floor, set_priors):
     for rho in {rho: None for block in blocks for rho in block._rhos.values()}:
         mu = rho.mu.data(rho.mu.list_ctx()[0])
         sigma = np.maximum(fraction * abs(mu.asnumpy().astype('float64')), floor)
-        rho.set_data(ndarray.array(posterior.rho_from_sigma(sigma), dtype=mu.dtype))
+        with autograd.pause():
+            rho.set_data(ndarray.array(posterior.rho_from_sigma(sigma), dtype=mu.dtype))
         if set_priors:
-            priors[rho] = GaussianPrior(sigma, mu)
+            priors[rho] = posterior_of(rho)
     replace_priors(net, priors)

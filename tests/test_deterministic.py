@@ -9,8 +9,8 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPrior, draw, kl_divergence,
-                        posterior_as_prior, prune, to_deterministic)
+from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPrior, collect, draw, kl_divergence,
+                        posterior_as_prior, predict, prune, pruning_curve, to_deterministic)
 
 
 @pytest.mark.parametrize('name', networks.NETWORKS)
@@ -241,3 +241,107 @@ def test_a_copy_made_while_recording_can_be_trained(copied, mode):
             loss = new(x).sum()
         loss.backward()
     assert abs(new[0].weight.grad()).sum().asscalar() > 0
+
+
+def test_a_loss_that_comes_before_its_network(mode):
+    """The copy of a loss must not keep the copy of what holds both from having a network of its own."""
+    class Both(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            net = BayesDense(3, in_units=4)
+            self.loss = BBBLoss(net, 10)
+            self.net = net
+
+        def hybrid_forward(self, F, x):
+            return self.net(x)
+
+    both, x = Both(), nd.ones((2, 4))
+    both.initialize()
+    hybridize(both, mode)
+    both(x)
+    for copied in (to_deterministic, posterior_as_prior, draw, lambda net: collect.copy_block(net, {})):
+        new = copied(both)
+        assert new.net is not both.net and new.net.weight is not both.net.weight
+        new(x)
+    assert new.loss._net.block is new.net
+    before = both(x).asnumpy()
+    pruning_curve(both, [0.9], lambda net: net(x))
+    np.testing.assert_array_equal(both(x).asnumpy(), before)
+    assert copy.deepcopy(both.loss)._net.block is both.net      # of a loss alone
+
+
+def test_methods_that_a_bayesian_class_overrides():
+    class Doubled(BayesDense):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    net = Doubled(3, in_units=2)
+    net.initialize()
+    with pytest.raises(TypeError, match=r'then class Doubled\(BayesBlock, X\) \(saw: Doubled.forward\)'):
+        to_deterministic(net)
+
+    class Named(BayesDense):
+        def __init__(self, units):
+            super().__init__(units, in_units=2)
+
+        def width(self):
+            return self._units
+
+    net = Named(3)
+    net.initialize()
+    assert type(to_deterministic(net)) is nn.Dense
+
+
+def test_two_attributes_for_one_parameter():
+    class Gain(gluon.HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.w = self.params.get('w', shape=(1, 3), init='ones')
+                self.again = self.w
+
+        def hybrid_forward(self, F, x, w, again):
+            return F.broadcast_mul(F.broadcast_mul(x, w), again)
+
+    class BayesGain(BayesBlock, Gain):
+        pass
+
+    net = BayesGain(prior=GaussianPrior(learnable=True))
+    net.initialize()
+    for new in (to_deterministic(net), posterior_as_prior(posterior_as_prior(net))):
+        np.testing.assert_array_equal(new(nd.ones((1, 3))).asnumpy(), 1)
+    drawn = draw(net)
+    assert drawn.w is drawn.again
+    np.testing.assert_allclose(drawn(nd.ones((1, 3))).asnumpy(), drawn.w.data().asnumpy() ** 2, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings('ignore:Cannot decide type')
+def test_imported_network_with_a_bayesian_head(tmp_path):
+    features = nn.HybridSequential()
+    features.add(nn.Dense(5, activation='relu', in_units=4))
+    features.initialize()
+    features.hybridize()
+    x = nd.random.normal(shape=(2, 4))
+    features(x)
+    features.export(str(tmp_path / 'features'))
+    net = nn.HybridSequential()
+    net.add(gluon.SymbolBlock.imports(str(tmp_path / 'features-symbol.json'), ['data'],
+                                      str(tmp_path / 'features-0000.params')), BayesDense(3, in_units=5))
+    net[1].initialize()
+    for hybrid in (False, True):
+        net.hybridize(hybrid)
+        expected = net(x).asnumpy()
+        for new in (to_deterministic(net), posterior_as_prior(net)):
+            np.testing.assert_array_equal(new(x).asnumpy(), expected)
+        assert predict(net, x, num_samples=2).shape == (2, 2, 3)
+
+
+def test_a_plain_layer_that_shares_a_drawn_parameter():
+    net = nn.HybridSequential()
+    net.add(BayesDense(3, in_units=3))
+    net.add(nn.Dense(3, in_units=3, params=net[0].params))
+    net.initialize()
+    x = nd.ones((2, 3))
+    np.testing.assert_array_equal(to_deterministic(net)(x).asnumpy(), net(x).asnumpy())
+    with pytest.raises(ValueError, match='must not share Parameter .*_weight, which is drawn, with a'):
+        draw(net)

@@ -12,7 +12,7 @@ from mxnet.gluon import nn
 from mxnet.gluon.contrib.estimator import Estimator
 from mxnet.gluon.data import ArrayDataset, DataLoader
 
-from bbb_layers import BayesDense, BBBLoss, MonteCarlo, predict
+from bbb_layers import BayesDense, BBBLoss, MonteCarlo, predict, to_deterministic
 
 
 def make(sigma, mode=None):
@@ -118,3 +118,57 @@ def test_bad_use():
     with pytest.raises(RuntimeError, match='no gradient'):
         with autograd.record():
             MonteCarlo(net, 2)(x)
+
+
+def test_masked_logits():
+    class Masked(gluon.Block):
+        def __init__(self):
+            super().__init__()
+            self.dense = BayesDense(3, in_units=1, initial_sigma=0.3)
+
+        def forward(self, x):
+            return self.dense(x) + nd.array([[0, 0, -np.inf]])
+
+    net = Masked()
+    net.initialize()
+    out = MonteCarlo(net, 3)(nd.ones((2, 1))).asnumpy()
+    assert (out[:, 2] == -np.inf).all() and np.isfinite(out[:, :2]).all()
+    np.testing.assert_allclose(np.exp(out).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_each_context_has_its_own_running_means():
+    net = make(1e-7)
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    net.collect_params().reset_ctx(contexts)
+    for index, context in enumerate(contexts):
+        net[1].running_mean.data(context)[:] = index
+    for context in contexts:
+        x = nd.ones((2, 3), ctx=context)
+        np.testing.assert_allclose(MonteCarlo(net, 2, None)(x).asnumpy(), net(x).asnumpy(), atol=1e-4)
+
+
+def test_follows_changes_that_are_not_parameters():
+    net, x = make(1e-7), nd.random.normal(shape=(4, 3))
+    monte_carlo = MonteCarlo(net, 2, None)
+    monte_carlo(x)
+    net.add(nn.Activation('relu'))
+    np.testing.assert_allclose(monte_carlo(x).asnumpy(), net(x).asnumpy(), atol=1e-4)
+    assert monte_carlo(x).min().asscalar() == 0
+
+
+def test_what_is_no_single_network():
+    class Two(gluon.Block):
+        def __init__(self):
+            super().__init__()
+            self.dense = BayesDense(3, in_units=3)
+
+        def forward(self, x):
+            return self.dense(x), x
+
+    net = Two()
+    net.initialize()
+    with pytest.raises(TypeError, match='must have one output .saw: tuple'):
+        MonteCarlo(net, 2)(nd.ones((2, 3)))
+    for function in (to_deterministic, lambda net: predict(net, nd.ones((2, 3)))):
+        with pytest.raises(TypeError, match='net must be the network itself .saw: MonteCarlo, which draws by itself'):
+            function(MonteCarlo(net))

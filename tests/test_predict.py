@@ -192,3 +192,40 @@ def test_bad_arguments(kwargs, error, message):
     arguments = dict(dict(net=linear(), data=nd.ones((2, 3)), progress=False), **kwargs)
     with pytest.raises(error, match=message):
         predict(**arguments)
+
+
+def test_labels_along_the_batch_axis():
+    net = BayesLSTM(4, input_size=3)        # time first
+    net.initialize()
+    loader = [[nd.ones((5, 2, 3)) * i, nd.ones((5, 2)) * i] for i in range(3)]
+    draws, labels = predict(net, loader, num_samples=2, batch_axis=1, with_labels=True, progress=False)
+    assert draws.shape == (2, 5, 6, 4)
+    np.testing.assert_array_equal(labels.asnumpy(), np.repeat([[0, 0, 1, 1, 2, 2]], 5, axis=0))
+    loader = [[data, label[0]] for data, label in loader]       # one label for each sequence
+    draws, labels = predict(net, loader, num_samples=2, batch_axis=1, with_labels=True, progress=False)
+    assert labels.asnumpy().tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_given_states_and_missing_outputs():
+    net = BayesLSTM(4, input_size=3)
+    net.initialize()
+    x, states = nd.random.normal(shape=(5, 6, 3)), [nd.random.normal(shape=(1, 6, 4)) for _ in range(2)]
+    mx.random.seed(1)
+    output, last = predict(net, (x, states), num_samples=2, batch_axis=1, batch_size=4)
+    mx.random.seed(1)
+    again, _ = predict(net, [[[x, states]]], num_samples=2, batch_axis=1, progress=False)
+    assert output.shape == (2, 5, 6, 4) and [state.shape for state in last] == [(2, 1, 6, 4)] * 2
+    np.testing.assert_allclose(again.asnumpy(), output.asnumpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match='as many examples in each input along batch_axis 1 .saw: 6 and 5'):
+        predict(net, (x, [state[:, :5] for state in states]), batch_axis=1)
+
+    class WithNone(gluon.Block):
+        def __init__(self):
+            super().__init__()
+            self.dense = linear()
+
+        def forward(self, x):
+            return self.dense(x), None
+
+    output, nothing = predict(WithNone(), nd.ones((3, 3)), num_samples=2, batch_size=2)
+    assert output.shape == (2, 3, 2) and nothing is None

@@ -323,3 +323,12 @@ def test_training_on_with_other_priors(prior, mode):
         trainer.step(4)
     assert all(np.isfinite(param.data().asnumpy()).all() for param in net.collect_params().values())
     assert prune(net, 0.5) == 4 and np.isfinite(net(nd.ones((4, 3))).asnumpy()).all()
+
+
+def test_under_record():
+    net, x = make(), nd.ones((2, 6))
+    with autograd.record():
+        output = net(x)
+        assert prune(net, 0.5) == SIZE // 2
+    output.backward()
+    assert pruned(net).sum() == SIZE // 2

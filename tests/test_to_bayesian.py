@@ -101,7 +101,7 @@ def test_fraction():
     np.testing.assert_array_equal(mu.asnumpy(), weight.asnumpy())
     expected = np.maximum(0.2 * abs(weight.asnumpy()), 1e-3)
     np.testing.assert_allclose(sigma.asnumpy(), expected, rtol=1e-5)
-    np.testing.assert_allclose(kl_divergence(net).asscalar(), 0, atol=1e-4)
+    np.testing.assert_allclose(kl_divergence(net).asscalar(), 0, atol=1e-5)
     np.testing.assert_array_equal(net[0].weight_prior_mu.data().asnumpy(), weight.asnumpy())
     np.testing.assert_allclose(net[0].weight_prior_sigma.data().asnumpy(), expected, rtol=1e-6)
     net[0].weight.set_data(weight + nd.array(expected))     # each weight one prior sigma away: 1/2 nat

@@ -193,3 +193,10 @@ def test_bad_values(call, message):
 def test_bad_types(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+@pytest.mark.parametrize('classes', [10, 100, 1000])
+def test_float16_softmax_is_taken(classes):
+    logits = nd.random.normal(shape=(5, 20, classes))
+    half = uncertainty(logits.astype('float16').softmax())
+    np.testing.assert_allclose(half.total.asnumpy(), uncertainty(logits.softmax()).total.asnumpy(), rtol=2e-2)
