@@ -1,0 +1,50 @@
+// Licensed under the Apache License, Version 2.0; see the file LICENSE.
+#include "attributes.h"
+
+#include <cstring>
+#include <stdexcept>
+
+namespace bbb_layers {
+namespace {
+
+[[noreturn]] void bad(const char* name, const std::string& value, const std::string& constraint) {
+  throw std::invalid_argument(std::string(name) + " must be " + constraint + " (saw: '" + value.substr(0, 80) + "')");
+}
+
+const std::string& text(const Attributes& attributes, const char* name) {
+  const auto found = attributes.find(name);
+  if (found == attributes.end()) throw std::invalid_argument(std::string(name) + " must be given (saw: nothing)");
+  return found->second;
+}
+
+int digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+}  // namespace
+
+int64_t integer(const Attributes& attributes, const char* name) {
+  const std::string& value = text(attributes, name);
+  if (value.empty() || value.size() > 18 || value.find_first_not_of("0123456789") != std::string::npos) {
+    bad(name, value, "a whole number of at least 0");
+  }
+  return std::stoll(value);
+}
+
+std::vector<float> floats(const Attributes& attributes, const char* name, size_t count) {
+  const std::string& value = text(attributes, name);
+  std::vector<unsigned char> bytes(count * sizeof(float));
+  if (value.size() != 2 * bytes.size()) bad(name, value, std::to_string(2 * bytes.size()) + " hexadecimal digits");
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const int high = digit(value[2 * i]), low = digit(value[2 * i + 1]);
+    if (high < 0 || low < 0) bad(name, value, "hexadecimal digits, in lower case");
+    bytes[i] = static_cast<unsigned char>(16 * high + low);
+  }
+  std::vector<float> numbers(count);
+  if (count > 0) std::memcpy(numbers.data(), bytes.data(), bytes.size());
+  return numbers;
+}
+
+}  // namespace bbb_layers
