@@ -6,7 +6,7 @@ import operator
 import struct
 
 import numpy as np
-from mxnet import autograd, ndarray
+from mxnet import autograd, engine, ndarray
 from mxnet.optimizer import Adam, Optimizer
 
 from . import native
@@ -76,13 +76,16 @@ class _Group(object):
 
     def update(self, lrs, wds, settings):
         """Update the fused ones; the learning rates and weight decays are in the order of ``fused``."""
-        step = next(_STEPS)
-        native.operator(ndarray, '_bbb_layers_adam')(
-            *self._inputs, parameters=len(self.fused), step=step, lrs=_floats(lrs), wds=_floats(wds),
-            settings=_floats(settings))
-        if self._settled:
-            native.operator(ndarray, '_bbb_layers_adam_settle')(
-                *self._shaped_like_them, weights=len(self._settled), step=step, out=self._settled)
+        step, settings = next(_STEPS), _floats(settings)
+        # As one operation of the engine's: a forward in predict mode that came between the two, from another thread,
+        # could change a weight's layout after the first had seen it.
+        with engine.bulk(2):
+            native.operator(ndarray, '_bbb_layers_adam')(
+                *self._inputs, parameters=len(self.fused), step=step, lrs=_floats(lrs), wds=_floats(wds),
+                settings=settings)
+            if self._settled:
+                native.operator(ndarray, '_bbb_layers_adam_settle')(
+                    *self._shaped_like_them, weights=len(self._settled), step=step, out=self._settled)
 
 
 @Optimizer.register
