@@ -172,3 +172,12 @@ def test_deploy_prints_every_network():
     assert abs(accuracy['to_deterministic, ONNX'] - accuracy['to_deterministic']) <= 0.1
     for name in ('to_deterministic', 'plain Gluon'):
         assert abs(accuracy[name + ', INT8'] - accuracy[name]) < 5
+
+
+def test_adam_prints_every_network():
+    done = run('--rounds', '1', '--warmup', '1', '--batch-size', '2', script=SCRIPT.parent / 'adam.py')
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip('| ').split(' | ') for line in done.stdout.splitlines() if line.startswith('| ')][1:]
+    assert [tuple(row[:2]) for row in rows] == [
+        ('784-%d-%d-10' % (units, units), what) for units in (400, 1200) for what in ('Trainer.step', 'training step')]
+    assert all(float(value) > 0 for row in rows for value in row[2:])

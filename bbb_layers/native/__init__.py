@@ -67,7 +67,7 @@ def available():
                     _State.path = _load()
                 # Whatever is wrong with compiler, cache or library, training goes on without it.
                 except Exception as error:  # pylint: disable=broad-except
-                    _LOGGER.info("native operators are not in use, but MXNet's: %s", error)
+                    _LOGGER.info("native operators are not in use, but MXNet's: %s", ' '.join(str(error).split()))
                     _State.available = False
                 else:
                     _LOGGER.info('native operators are in use: %s, %s', _State.path, instruction_set())
