@@ -309,7 +309,8 @@ def test_arrays_are_checked(compiled, place):
 
 @pytest.mark.parametrize('changed, message', [
     ({'parameters': -1}, 'parameters must be a whole number'), ({'parameters': None}, 'parameters must be given'),
-    ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'), ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
+    ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'),
+    ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
     ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'), ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),
     ({'settings': floats(1)}, 'settings must be 40 hexadecimal'), ({'settings': None}, 'settings must be given')])
 def test_attributes_are_checked(compiled, changed, message):

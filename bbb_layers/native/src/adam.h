@@ -13,7 +13,8 @@ struct AdamSettings {
   float beta1, beta2, epsilon, rescale_grad, clip_gradient;
 };
 
-// One Parameter: four arrays of `size` numbers, which may not overlap. The learning rate has the bias corrections in it.
+// One Parameter: four arrays of `size` numbers, which may not overlap. The learning rate has the bias corrections in
+// it.
 struct AdamArrays {
   float* weight;
   const float* grad;
