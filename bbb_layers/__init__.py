@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
-from . import metrics, schedules
+from . import metrics, native, schedules
 from .block import BayesBlock
 from .deterministic import draw, to_deterministic
 from .layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
@@ -9,6 +9,7 @@ from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss,
                           PoissonNLLLoss, StudentTNLLLoss)
 from .loss import BBBLoss, kl_divergence
 from .monte_carlo import MonteCarlo
+from .optimizer import FusedAdam
 from .predict import predict
 from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .prune import prune, pruning_curve, signal_to_noise
@@ -27,4 +28,4 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
-           'to_sparse', 'metrics', 'schedules', '__version__']
+           'to_sparse', 'FusedAdam', 'native', 'metrics', 'schedules', '__version__']

@@ -148,7 +148,7 @@ def assert_equals_adam(shapes, multipliers=False, make=make_params, **kwargs):
     {'begin_num_update': 100},
     {'learning_rate': 0.1, 'scheduler': lambda: mx.lr_scheduler.FactorScheduler(4, 0.5)},
     {'scheduler': lambda: mx.lr_scheduler.CosineScheduler(15, 0.1, 0.001, warmup_steps=5), 'begin_num_update': 3},
-], ids=str)
+], ids=lambda options: ', '.join(options) or 'defaults')
 def test_equals_adam(options, calls):
     trainer = assert_equals_adam(SHAPES if len(options) < 2 else SMALL, **options)
     assert isinstance(trainer.optimizer, FusedAdam) and isinstance(trainer.optimizer, mx.optimizer.Adam)
