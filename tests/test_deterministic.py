@@ -88,7 +88,7 @@ def test_pruned_weights_are_zero(mode):
 
 def test_moments_of_draw():
     net, x = networks.make('tied', initial_sigma=0.3)
-    n = 600
+    n = 400
     draws = np.stack([draw(net)[0].weight.data().asnumpy() for _ in range(n)])
     mu = net[0].weight.data().asnumpy()
     assert abs(draws.mean(axis=0) - mu).max() < 5 * 0.3 / n ** 0.5

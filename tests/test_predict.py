@@ -39,7 +39,7 @@ def test_each_draw_is_one_function(name, mode):
 def test_moments():
     net = linear()
     x = nd.random.normal(shape=(4, 3))
-    n = 2000
+    n = 1000
     draws = predict(net, x, num_samples=n).asnumpy().astype('float64')
     variance = 0.4 ** 2 * (1 + (x.asnumpy() ** 2).sum(axis=1, keepdims=True)) * np.ones((1, 2))
     assert (abs(draws.mean(axis=0) - net(x).asnumpy()) < 5 * (variance / n) ** 0.5).all()
