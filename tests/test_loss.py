@@ -5,7 +5,7 @@ import math
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import hybridize
+from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 from scipy import stats
@@ -286,6 +286,7 @@ def test_gradient_of_the_whole_loss_against_finite_differences(prior, seed, mode
         np.testing.assert_allclose(gradients[name][index], (sides[0] - sides[1]) / (2 * step), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('mode', MODES[1:], ids=['hybrid', 'static'])       # eager takes minutes
 def test_conjugate_linear_regression(mode):
     """The best factorized Gaussian has the exact posterior's mean, and the precisions on its diagonal."""
     noise, prior, n = 0.5, 0.8, 40

@@ -47,7 +47,8 @@ IMAGES = idx(np.zeros((3, 28, 28)))
     (b'', 'truncated'), (IMAGES[:3], 'truncated'), (IMAGES[:10], 'truncated'), (IMAGES[:-1], 'truncated'),
     (IMAGES + b'x', 'bytes after the end'), (idx(np.zeros((3, 28, 28)), magic=0x0d03), 'wrong magic number'),
     (idx(np.zeros(3)), 'wrong magic number'), (idx(np.zeros((0, 28, 28))), 'empty'),
-    (gzip.compress(IMAGES, mtime=0)[:-20], 'gzip'), (gzip.compress(IMAGES, mtime=0)[:20] + b'garbage' * 9, 'gzip|cannot be read'),
+    (gzip.compress(IMAGES, mtime=0)[:-20], 'gzip'),
+    (gzip.compress(IMAGES, mtime=0)[:20] + b'garbage' * 9, 'gzip|cannot be read'),
     (b'<html>not found</html>', 'wrong magic number'),
 ])
 def test_bad_files(tmp_path, content, reason):
