@@ -7,6 +7,7 @@ from mxnet.gluon import Constant, HybridBlock, Parameter
 
 from . import collect, posterior
 from .checks import check_dtype, check_positive
+from .native import draw as native_draw
 from .priors import check_prior, default_prior
 from .rho import RhoParameter
 
@@ -197,9 +198,10 @@ class BayesBlock(object):
             means = {name: posterior.mean(mu, rho) for name, (mu, rho, _) in values.items()}
             return super().hybrid_forward(F, x, *args, **dict(params, **means))
         frame = collect.current_frame(F)
+        switch = native_draw.Switch() if frame is None else frame.switch
 
         def take(kind):
-            return {name: self._take(F, frame, kind, name, *value) for name, value in values.items()}
+            return {name: self._take(F, frame, kind, name, *value, switch) for name, value in values.items()}
 
         return self._estimate(F, take, x, *args, **params)
 
@@ -211,8 +213,18 @@ class BayesBlock(object):
     def _estimate(self, F, take, x, *args, **params):
         return super().hybrid_forward(F, x, *args, **dict(params, **take(posterior.draw)))
 
-    def _take(self, F, frame, kind, name, mu_value, rho_value, prior_values):
+    def _take(self, F, frame, kind, name, mu_value, rho_value, prior_values, switch):
         rho = self._rhos[name]
+        tapped = frame is not None and frame.with_terms
+        # A graph that nobody hybridized is for its reader, who has MXNet's operators alone.
+        by_operators = F is symbol and not (tapped or self._active)
+        guarded = F is symbol and not (tapped and not frame.guarded)
+
+        def make(prior=None):
+            if by_operators:
+                return kind(F, mu_value, rho_value, prior)
+            return native_draw.make(F, kind, rho, mu_value, rho_value, prior, switch, guarded)
+
         if frame is None or (frame.traced and not frame.with_terms):
             if F is symbol:
                 collect.forget(rho)
@@ -221,10 +233,10 @@ class BayesBlock(object):
                 for value in prior_values.values():
                     mu_value = mu_value + F.broadcast_mul(F.zeros_like(mu_value), F.BlockGrad(value))
             if frame is None:
-                return kind(F, mu_value, rho_value)[0]
+                return make()[0]
         prior = rho.bound_prior(prior_values)
         return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
-                          lambda with_term: kind(F, mu_value, rho_value, prior if with_term else None))
+                          lambda with_term: make(prior if with_term else None))
 
     def posterior(self, ctx=None):
         """Mean and standard deviation of every weight.

@@ -28,11 +28,11 @@ from mxnet.context import current_context
 from mxnet.gluon import Block, HybridBlock, SymbolBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
+from .native import draw as native_draw
 from .posterior import draw
 
 __all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves', 'add_owner',
-           'owners',
-           'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block']
+           'owners', 'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block', 'Term', 'add_up']
 
 _local = threading.local()
 _serial = itertools.count()
@@ -81,6 +81,34 @@ def bayesian(net):
     return rhos
 
 
+class Term(object):
+    """The KL term of one Parameter: a number of an array in which those of a whole graph stand.
+
+    Attributes
+    ----------
+    array : NDArray, shape (count,), nats
+    place : int
+    """
+    __slots__ = ('array', 'place', 'count')
+
+    def __init__(self, array, place=0, count=1):
+        self.array, self.place, self.count = array, place, count
+
+
+def add_up(terms):
+    """The arrays whose sum over all their numbers is that of ``terms``."""
+    arrays = {}
+    for term in terms:
+        arrays.setdefault(id(term.array), []).append(term)
+    for group in arrays.values():
+        array, places = group[0].array, sorted(term.place for term in group)
+        if places == list(range(group[0].count)):
+            yield array
+        else:
+            for place in places:
+                yield array.slice_axis(axis=0, begin=place, end=place + 1)
+
+
 class _Entry(object):
     """One Parameter's part in its latest forward: the KL term (None if it took no part) and whether it was used."""
     __slots__ = ('forward', 'term', 'used')
@@ -94,11 +122,13 @@ class _Entry(object):
 class _Frame(object):
     """What the Bayesian layers leave behind during one trace or one eager forward."""
 
-    def __init__(self, root, traced, with_terms):
+    def __init__(self, root, traced, with_terms, guarded=False):
         self.root = root
         self.traced = traced
         self.with_terms = with_terms        # whether anybody takes the KL terms
-        self.terms = {}             # rho -> [KL term, one for each context]
+        self.guarded = guarded              # see native.draw.make
+        self.switch = native_draw.Switch()
+        self.terms = {}             # rho -> [KL term, one for each context]: Symbols if traced, else Terms
         self._draws = {}            # (rho, context, recorded) -> (kind, value)
         self._inside_graphs = set()  # (rho, context) of draws that were made inside a child's cached graph
 
@@ -116,7 +146,7 @@ class _Frame(object):
             value, term = make(with_term)
             self._draws[key] = kind, value
             if term is not None:
-                self.terms.setdefault(rho, []).append(term)
+                self.terms.setdefault(rho, []).append(term if self.traced else Term(term))
         elif self._draws[key][0] is not kind or kind is not draw:
             raise RuntimeError(
                 "Parameter %s is used more than once in one forward, which takes one draw of the weights: give its "
@@ -186,18 +216,20 @@ def leaves(args):
             yield arg
 
 
+@contextlib.contextmanager
 def take_terms(rhos, context):
-    """The KL terms of the latest forward on ``context``, handed out once.
+    """The KL terms of the latest forward on ``context``, handed out once: as a context manager, since what fails inside
+    has not used them.
 
     Parameters
     ----------
     rhos : iterable of rho Parameters
     context : Context
 
-    Returns
-    -------
+    Yields
+    ------
     dict
-        rho -> KL term, shape (1,), or None for a Parameter that took no part in that forward.
+        rho -> Term, or None for a Parameter that took no part in that forward.
 
     Raises
     ------
@@ -217,21 +249,35 @@ def take_terms(rhos, context):
         raise RuntimeError(
             'the KL terms of this forward on %s were already used by a loss, and counting them twice would be wrong. '
             'Call the loss once, right after each forward' % context)
-    terms = {}
-    for rho, entry in entries.items():
-        terms[rho] = entry.term if entry is not None and entry.forward == forward else None
+    yield {rho: entry.term if entry is not None and entry.forward == forward else None
+           for rho, entry in entries.items()}
+    for entry in entries.values():
         if entry is not None:
             entry.used, entry.term = True, None
-    return terms
 
 
 class _Tap(object):
-    """The state of a tapped block's graph: which outputs after the block's own are KL terms, and of what."""
-    __slots__ = ('base', 'graph', 'rhos')
+    """The state of a tapped block's graph: which outputs after the block's own are KL terms, and of what.
+
+    Terms of one dtype leave the graph in one array: MXNet takes its time for each output, and for each operator that
+    makes one.
+    """
+    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state')
 
     def __init__(self):
-        self.base = self.graph = None
-        self.rhos = []
+        self.base = self.graph = self.state = None
+        self.rhos, self.groups = [], []
+
+    def pack(self, terms):
+        """The outputs of the graph for the KL ``terms`` of ``rhos``, Symbols."""
+        self.groups = [[i for i, rho in enumerate(self.rhos) if rho.mu.dtype == dtype]
+                       for dtype in dict.fromkeys(rho.mu.dtype for rho in self.rhos)]
+        return [symbol.concat(*[terms[i] for i in group], dim=0) for group in self.groups]
+
+    def unpack(self, arrays):
+        """Pairs of rho and Term, from those outputs."""
+        return [(self.rhos[i], Term(array, place, len(group))) for group, array in zip(self.groups, arrays)
+                for place, i in enumerate(group)]
 
     def __reduce__(self):
         raise TypeError('a network that has a BBBLoss cannot be pickled; save its parameters, or copy it by '
@@ -286,7 +332,7 @@ def one_forward(block, args, root=None):
         with _open(_Frame(root, False, with_terms)) as frame:
             yield
         if with_terms:
-            contexts.update(term.ctx for terms in frame.terms.values() for term in terms)
+            contexts.update(term.array.ctx for terms in frame.terms.values() for term in terms)
             _store(rhos.union(frame.terms), contexts or {current_context()}, next(_serial), frame.terms)
 
 
@@ -308,7 +354,7 @@ def _store(rhos, contexts, forward, terms):
         for context in contexts:
             latest.pop(context, None)
             if forward is not None:
-                term = [term for term in terms.get(rho, []) if term.ctx == context]
+                term = [term for term in terms.get(rho, []) if term.array.ctx == context]
                 latest[context] = _Entry(forward, term[0] if term else None)
 
 
@@ -319,11 +365,15 @@ def _get_graph(self, *args):
     """
     tapped = self.__dict__[_TAP]
     if not self._cached_graph:
-        with _open(_Frame(self, True, True)) as frame:
-            inputs, outputs = type(self)._get_graph(self, *args)
-        tapped.rhos = list(frame.terms)
-        terms = [frame.terms[rho][0] for rho in tapped.rhos]
-        tapped.base, tapped.graph = self._cached_graph, (inputs, symbol.Group([outputs] + terms))
+        for guarded in (False, True):
+            with _open(_Frame(self, True, True, guarded)) as frame:
+                inputs, outputs = type(self)._get_graph(self, *args)
+            tapped.rhos = list(frame.terms)
+            graph = symbol.Group([outputs] + tapped.pack([frame.terms[rho][0] for rho in tapped.rhos]))
+            if not native_draw.uses_elsewhere(graph):
+                break
+            self._clear_cached_op()
+        tapped.base, tapped.graph = self._cached_graph, (inputs, graph)
     return tapped.graph if self._cached_graph is tapped.base else self._cached_graph
 
 
@@ -332,20 +382,29 @@ def _call_cached_op(self, *args):
     if runs_eagerly(self):
         return type(self)._call_cached_op(self, *args)
     tapped = self.__dict__[_TAP]
+    if self._cached_op is not None and native_draw.state_of(tapped.rhos) != tapped.state:
+        self._clear_cached_op()
     if self._cached_op is None:
         if self._cached_graph and self._cached_graph is not tapped.base:
             self._clear_cached_op()     # a graph from elsewhere, such as Block.load, has no KL terms
+        rhos = posterior_parameters(self)
+        if not native_draw.shapes_are_known(rhos):
+            # The native operator is only in a graph that is traced after this.
+            self._deferred_infer_shape(*args)
+            self._clear_cached_op()
+            native_draw.forget_shapes(rhos)
         self._build_cache(*args)
+        tapped.state = native_draw.state_of(tapped.rhos)
     # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
     own_format = self._out_format
-    self._out_format = [own_format, [0] * len(tapped.rhos)]
+    self._out_format = [own_format, [0] * len(tapped.groups)]
     try:
         output, terms = type(self)._call_cached_op(self, *args)
     finally:
         self._out_format = own_format
     frame = current_frame(ndarray)
     if frame is not None and autograd.is_training():
-        frame.deposit(zip(tapped.rhos, terms), next(leaves(args)).ctx)
+        frame.deposit(tapped.unpack(terms), next(leaves(args)).ctx)
     return output
 
 

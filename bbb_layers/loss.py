@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The negative evidence lower bound, and the KL divergence of a network."""
+import contextlib
 import copy
 import numbers
 
@@ -10,6 +11,7 @@ from mxnet.gluon.loss import Loss
 from . import collect, posterior
 from .checks import check_count, check_not_negative, check_positive
 from .likelihoods import CategoricalNLLLoss
+from .native import draw as native_draw
 
 __all__ = ['BBBLoss', 'kl_divergence']
 
@@ -20,6 +22,19 @@ class _Reference(object):
 
     def __init__(self, block):
         self.block = block
+
+
+class _Graph(HybridBlock):
+    """The loss as one graph. Inputs: output, label, KL terms, their weight; outputs: loss, NLL, KL divergence."""
+
+    def __init__(self, likelihood):
+        super(_Graph, self).__init__()
+        self.likelihood = likelihood
+        self._active = True     # by itself, and not the likelihood too
+
+    def hybrid_forward(self, F, output, label, terms, weight):
+        nll, kl = self.likelihood(output, label), F.reshape(F.sum(terms), shape=(1,))
+        return F.broadcast_add(nll, kl * weight), nll, kl
 
 
 class BBBLoss(Loss):
@@ -89,7 +104,10 @@ class BBBLoss(Loss):
         super(BBBLoss, self).__init__(weight, batch_axis, **kwargs)
         self.likelihood = CategoricalNLLLoss(batch_axis=batch_axis) if likelihood is None else likelihood
         self._net = _Reference(net)
-        self._nll = self._kl = None
+        self._nll = self._kl = self._last_weight = None
+        # One of ours is known to be the same as a graph, which is faster. Not a child: its Parameters are this one's.
+        ours = type(self.likelihood).__module__ == CategoricalNLLLoss.__module__
+        self.__dict__['_graph'] = _Graph(self.likelihood) if ours else None
         collect.tap(net)
 
     @property
@@ -125,11 +143,26 @@ class BBBLoss(Loss):
         if not isinstance(output, ndarray.NDArray) and isinstance(self.likelihood, CategoricalNLLLoss):
             raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a '
                             'likelihood that takes all (saw: %d outputs)' % len(output))
-        nll = self._nll_per_example(output, label, sample_weight, first.shape[self._batch_axis])
-        kl = self._kl_divergence(first.context)
-        weight = self._kl_weight if autograd.is_training() else 1.
+        batch_size = first.shape[self._batch_axis]
+        weight = (self._kl_weight if autograd.is_training() else 1.) / self._num_train
+        with self._kl_terms(first.context) as terms:
+            if (self._graph is not None and sample_weight is None and self._weight is None and len(terms) == 1
+                    and terms[0].dtype == first.dtype):
+                loss, nll, kl = self._graph(output, label, terms[0], self._as_array(weight, terms[0]))
+                self._check_nll(nll, batch_size)
+            else:
+                nll = self._nll_per_example(output, label, sample_weight, batch_size)
+                kl = _total(term.sum() for term in terms)
+                loss = ndarray.broadcast_add(nll, (kl * weight).astype(nll.dtype, copy=False))
         self._nll, self._kl = nll.detach(), kl.detach()
-        return ndarray.broadcast_add(nll, (kl * (weight / self._num_train)).astype(nll.dtype, copy=False))
+        return loss
+
+    def _as_array(self, number, like):
+        """``number`` as an array of ``like``'s kind, the last one if it fits."""
+        key = number, like.dtype, like.context
+        if self._last_weight is None or self._last_weight[0] != key:
+            self._last_weight = key, ndarray.full((1,), number, ctx=like.context, dtype=like.dtype)
+        return self._last_weight[1]
 
     def _nll_per_example(self, output, label, sample_weight, batch_size):
         per_example = sample_weight is not None and sample_weight.size == batch_size and (
@@ -138,23 +171,29 @@ class BBBLoss(Loss):
             nll = self.likelihood(output, label)
         else:
             nll = self.likelihood(output, label, sample_weight)
-        if not isinstance(nll, ndarray.NDArray) or nll.shape != (batch_size,):
-            raise ValueError(
-                'likelihood must return one negative log likelihood per example, shape (batch_size,) = (%d,) (saw: %s '
-                'from %r)' % (batch_size, getattr(nll, 'shape', type(nll).__name__), self.likelihood))
+        self._check_nll(nll, batch_size)
         if per_example:
             nll = nll * sample_weight.reshape((-1,)).astype(nll.dtype, copy=False)
         return nll if self._weight is None else nll * self._weight
 
-    def _kl_divergence(self, context):
+    def _check_nll(self, nll, batch_size):
+        if not isinstance(nll, ndarray.NDArray) or nll.shape != (batch_size,):
+            raise ValueError(
+                'likelihood must return one negative log likelihood per example, shape (batch_size,) = (%d,) (saw: %s '
+                'from %r)' % (batch_size, getattr(nll, 'shape', type(nll).__name__), self.likelihood))
+
+    @contextlib.contextmanager
+    def _kl_terms(self, context):
+        """Arrays whose sum is the KL divergence of the network."""
         net = self._net.block
         if not autograd.is_training():
-            return kl_divergence(net, context)
-        terms = collect.take_terms(collect.posterior_parameters(net), context)
-        if any(term is None for term in terms.values()):
-            collect.tap(net)    # a block that came after this loss may have kept its terms to itself
-        return _total(_from_parameters(rho, context) if term is None else term
-                      for rho, term in terms.items())
+            yield [kl_divergence(net, context)]
+            return
+        with collect.take_terms(collect.posterior_parameters(net), context) as terms:
+            if any(term is None for term in terms.values()):
+                collect.tap(net)    # a block that came after this loss may have kept its terms to itself
+            yield list(collect.add_up(collect.Term(_from_parameters(rho, context)) if term is None else term
+                                      for rho, term in terms.items()))
 
     def __deepcopy__(self, memo):
         net = self._net.block
@@ -163,7 +202,9 @@ class BBBLoss(Loss):
             memo[id(net)] = net     # a copy of the loss alone stays a loss of the same network
         else:
             net = copy.deepcopy(net, memo)      # may be a part of the same thing, and come later
+        memo[id(self._graph)] = None
         new = collect.copy_block(self, memo)
+        new.__dict__['_graph'] = self._graph and _Graph(new.likelihood)
         if alone:
             del memo[id(net)]
         collect.tap(net)
@@ -209,7 +250,8 @@ def _from_parameters(rho, context, num_samples=1):
     prior = rho.bound_prior({name: param.data(context) for name, param in rho.prior_parameters.items()})
     draws = 1 if prior.closed_form else num_samples
     mu_value, rho_value = rho.mu.data(context), rho.data(context)
-    return ndarray.add_n(*[posterior.draw(ndarray, mu_value, rho_value, prior)[1] for _ in range(draws)]) / draws
+    return ndarray.add_n(*[native_draw.make(ndarray, posterior.draw, rho, mu_value, rho_value, prior)[1]
+                           for _ in range(draws)]) / draws
 
 
 def _total(terms):

@@ -3,7 +3,6 @@
 import itertools
 import math
 import operator
-import struct
 
 import numpy as np
 from mxnet import autograd, engine, ndarray
@@ -17,11 +16,6 @@ __all__ = ['FusedAdam']
 _STEPS = itertools.count()
 #: So many groups of Parameters, such as one for each context, are remembered.
 _MOST_GROUPS = 64
-
-
-def _floats(numbers):
-    """float32 numbers as the native operators read them."""
-    return struct.pack('%df' % len(numbers), *numbers).hex()
 
 
 def _fusable(weight, grad, state):
@@ -76,12 +70,12 @@ class _Group(object):
 
     def update(self, lrs, wds, settings):
         """Update the fused ones; the learning rates and weight decays are in the order of ``fused``."""
-        step, settings = next(_STEPS), _floats(settings)
+        step, settings = next(_STEPS), native.floats(settings)
         # As one operation of the engine's: a forward in predict mode that came between the two, from another thread,
         # could change a weight's layout after the first had seen it.
         with engine.bulk(2):
             native.operator(ndarray, '_bbb_layers_adam')(
-                *self._inputs, parameters=len(self.fused), step=step, lrs=_floats(lrs), wds=_floats(wds),
+                *self._inputs, parameters=len(self.fused), step=step, lrs=native.floats(lrs), wds=native.floats(wds),
                 settings=settings)
             if self._settled:
                 native.operator(ndarray, '_bbb_layers_adam_settle')(

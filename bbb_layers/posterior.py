@@ -9,8 +9,8 @@ import math
 import numpy as np
 from mxnet import autograd, ndarray, symbol
 
-__all__ = ['PRUNED_RHO', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean', 'moments', 'draw',
-           'split_draw', 'spread', 'kl_term', 'negative_entropy']
+__all__ = ['PRUNED_RHO', 'ENTROPY_CONSTANT', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean',
+           'moments', 'draw', 'split_draw', 'spread', 'kl_term', 'negative_entropy']
 
 #: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
 #: ``0 * -inf`` is NaN; and it is so low that no training step ends there.
@@ -18,7 +18,7 @@ PRUNED_RHO = -1e30
 _PRUNED_BELOW = PRUNED_RHO / 10
 #: The smallest normal float32: below it log(sigma) would be -inf.
 _SIGMA_FLOOR = 1.1754944e-38
-_ENTROPY_CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
+ENTROPY_CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
 
 
 def rho_from_sigma(sigma):
@@ -148,4 +148,4 @@ def kl_term(F, prior, mu, sigma, weight, alive):
 
 def negative_entropy(F, sigma):
     """Expected log density of the posterior under itself, element by element: -log(sigma) - log(2 pi e) / 2."""
-    return -F.log(sigma) - _ENTROPY_CONSTANT
+    return -F.log(sigma) - ENTROPY_CONSTANT

@@ -6,9 +6,10 @@ import math
 import numpy as np
 from mxnet import ndarray, symbol
 
+from . import native
 from .checks import check_finite, check_fraction, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
-from .posterior import negative_entropy, rho_from_sigma, sigma_from_rho
+from .posterior import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
 
 __all__ = ['Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior',
            'default_prior', 'check_prior']
@@ -89,6 +90,13 @@ class Prior(object):
                 type(self).__name__, w.shape, log_prob.shape))
         return negative_entropy(_operators(sigma), sigma) - log_prob
 
+    def native_form(self, sampled):
+        """Attributes with which the native draw computes the KL divergence, or None if it cannot.
+
+        ``sampled`` asks for the one-sample KL divergence.
+        """
+        return None
+
     def __setattr__(self, name, value):
         # A traced graph holds a prior's numbers: a change would reach some forwards and not others.
         if name in self.__dict__:
@@ -122,11 +130,30 @@ def check_prior(name, prior):
 
 
 class _BoundPrior(object):
-    __slots__ = ('kl', 'closed_form')
+    __slots__ = ('kl', 'closed_form', 'native_form')
 
     def __init__(self, prior, values, sampled):
         self.kl = functools.partial(Prior.kl, prior, **values) if sampled else functools.partial(prior.kl, **values)
         self.closed_form = prior.closed_form and not sampled
+        self.native_form = prior.native_form(sampled) if _has_native_form(type(prior)) else None
+
+
+@functools.lru_cache(maxsize=None)
+def _has_native_form(cls):
+    """Whether ``native_form`` is that of the class's own formulae, and not of a parent's which it overrides."""
+    def definer(name):
+        return next(base for base in cls.__mro__ if name in vars(base))
+    return all(issubclass(definer('native_form'), definer(name)) for name in ('log_prob', 'kl'))
+
+
+def _native_mixture(components):
+    """``native_form`` of a mixture of ``components``, (sigma, weight) from the widest to the narrowest."""
+    narrowest = components[-1][0]
+    constants = [math.log(weight) - _log_normalizer(sigma) + ENTROPY_CONSTANT for sigma, weight in components]
+    ratios = [(narrowest / sigma) ** 2 for sigma, _ in components]
+    gaps = [constants[1] - constants[0], ratios[1] - ratios[0]] if len(components) == 2 else [0., 0.]
+    return {'prior': 'pair' if len(components) == 2 else 'mixture', 'components': len(components),
+            'numbers': native.floats([1 / narrowest] + gaps + constants + ratios)}
 
 
 def _log_normalizer(sigma):
@@ -196,6 +223,14 @@ class GaussianPrior(Prior):
         sigma = sigma_from_rho(F, values['prior_rho']) if 'prior_rho' in values else values['prior_sigma']
         return values['prior_mu'], sigma
 
+    def native_form(self, sampled):
+        if self.parameters() or (sampled and self.mu != 0):
+            return None
+        if sampled:
+            return _native_mixture([(self.sigma, 1.)])
+        return {'prior': 'gaussian', 'components': 1,
+                'numbers': native.floats([self.mu, 1 / self.sigma, math.log(self.sigma) - 0.5])}
+
     def log_prob(self, w, **values):
         F = _operators(w)
         mu, sigma = self._moments(F, w, values)
@@ -264,9 +299,15 @@ class MixturePrior(Prior):
             raise ValueError('weights must have the sum 1 (saw: %r, with sum %r)' % (weights, sum(weights)))
         self.weights, self.sigmas = weights, sigmas
 
+    def _components(self):
+        return sorted(zip(self.sigmas, self.weights), reverse=True)
+
+    def native_form(self, sampled):
+        return _native_mixture(self._components())
+
     def log_prob(self, w):
         F = _operators(w)
-        components = sorted(zip(self.sigmas, self.weights), reverse=True)
+        components = self._components()
         # All exponents are multiples of the narrowest one, so one square serves.
         narrowest = components[-1][0]
         squares = half_square(w * (1 / narrowest))

@@ -4,6 +4,7 @@ from mxnet import initializer
 from mxnet.gluon import Parameter
 from mxnet.gluon.utils import shape_is_known
 
+from .native.draw import forget_shapes
 from .posterior import rho_from_sigma
 
 __all__ = ['RhoParameter']
@@ -106,6 +107,10 @@ class RhoParameter(_FollowsMu):
         super(RhoParameter, self).__init__(
             mu.name + '_rho', shape=mu.shape, dtype=mu.dtype, wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
+
+    def _finish_deferred_init(self):
+        super(RhoParameter, self)._finish_deferred_init()
+        forget_shapes([self])
 
     def check_prior(self, prior):
         """ValueError if ``prior`` is for weights of another shape."""

@@ -1,10 +1,17 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import os
 import random
+import shutil
 import zlib
+
+# The tests run in as many processes as there are processors.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import mxnet as mx
 import numpy as np
 import pytest
+
+from bbb_layers import native
 
 #: Every way to run a network: eager, hybridized, and with a static graph.
 MODES = [None, {}, {'static_alloc': True, 'static_shape': True}]
@@ -31,3 +38,13 @@ def seed(request):
     np.random.seed(value)
     mx.random.seed(value % 2 ** 31)
     return value
+
+
+@pytest.fixture
+def compiled():
+    """The native operators; skips where there is no compiler, and only there."""
+    if os.environ.get('BBB_LAYERS_NATIVE') == '0':
+        pytest.skip('BBB_LAYERS_NATIVE is 0')
+    if not any(map(shutil.which, [os.environ.get('CXX', 'g++').split()[0], 'clang++', 'c++'])):
+        pytest.skip('no C++ compiler')
+    assert native.available()

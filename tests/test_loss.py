@@ -369,3 +369,18 @@ def test_copy_of_the_loss_alone_is_a_loss_of_the_same_network(net):
     other(net(X), Y)
     np.testing.assert_allclose(other.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-6)
     train(net, other)
+
+
+@pytest.mark.parametrize('likelihood', [None, gluon.loss.SoftmaxCrossEntropyLoss()], ids=['ours', "Gluon's"])
+def test_a_loss_that_fails_has_not_used_the_kl_terms(likelihood, mode):
+    net = hybridize(BayesDense(3, in_units=2), mode)
+    net.initialize()
+    loss_fn = BBBLoss(net, num_train=10, likelihood=likelihood)
+    with autograd.record():
+        output = net(nd.ones((4, 2)))
+        with pytest.raises(Exception):
+            loss_fn(output, nd.zeros((5, 7))).wait_to_read()
+        loss_fn(output, nd.zeros(4)).backward()
+        with pytest.raises(RuntimeError, match='already used'):
+            loss_fn(output, nd.zeros(4))
+    assert abs(net.weight.grad().asnumpy()).sum() > 0

@@ -1,10 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import copy
 import multiprocessing
-import os
 import pickle
 import platform
-import shutil
 import threading
 
 import mxnet as mx
@@ -21,16 +19,6 @@ SHAPES = [(1,), (1, 1), (15,), (16,), (17,), (31,), (32,), (33,), (3, 5), (2, 3,
 SMALL = [(3, 5), (7,), (2, 3, 4)]
 # On x86-64 the operator does what MXNet's does, bit by bit; elsewhere the wheel's may contract to fused multiply-add.
 RTOL = 0 if platform.machine() == 'x86_64' else 2e-6
-
-
-@pytest.fixture
-def compiled():
-    """The native operators; skips where there is no compiler, and only there."""
-    if os.environ.get('BBB_LAYERS_NATIVE') == '0':
-        pytest.skip('BBB_LAYERS_NATIVE is 0')
-    if not any(map(shutil.which, [os.environ.get('CXX', 'g++').split()[0], 'clang++', 'c++'])):
-        pytest.skip('no C++ compiler')
-    assert native.available()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 
+import numpy as np
 from mxnet import ndarray
 from mxnet.base import _LIB, OpHandle, c_str, check_call
 from mxnet.ndarray.register import _make_ndarray_function
@@ -17,7 +18,7 @@ from mxnet.symbol.register import _make_symbol_function
 
 from .build import BuildError, library
 
-__all__ = ['available', 'operator', 'instruction_set']
+__all__ = ['available', 'operator', 'floats', 'instruction_set']
 
 _LOGGER = logging.getLogger('bbb_layers')
 
@@ -93,6 +94,11 @@ def operator(F, name):
         make = _make_ndarray_function if F is ndarray else _make_symbol_function
         _State.operators[F, name] = make(handle, name, name)
     return _State.operators[F, name]
+
+
+def floats(numbers):
+    """float32 numbers as the native operators read them from an attribute."""
+    return np.asarray(numbers, dtype='float32').tobytes().hex()
 
 
 def instruction_set():

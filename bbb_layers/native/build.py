@@ -9,12 +9,14 @@ The cache is the folder that the environment variable BBB_LAYERS_CACHE names, el
 ~/.cache/bbb_layers. A library's name has a hash of all that it is made of; old ones can be deleted at any time.
 """
 import hashlib
+import logging
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mxnet as mx
@@ -22,11 +24,13 @@ from mxnet import libinfo
 
 __all__ = ['BuildError', 'cache_folder', 'library']
 
+_LOGGER = logging.getLogger('bbb_layers')
 _SOURCES = Path(__file__).parent / 'src'
 #: Without -march=native: the instruction set is chosen at run time. Without -ffast-math, which would be wrong for NaN
 #: and infinity; these two of its parts are what vectorized code needs. Without contraction to fused multiply-add, which
 #: would make results depend on the instruction set.
-_FLAGS = ['-O3', '-std=c++17', '-fPIC', '-shared', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off']
+_FLAGS = ['-O3', '-std=c++17', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off',
+          '-fschedule-insns', '-fsched-pressure', '-Wno-psabi']
 _COMPILERS = ['g++', 'clang++', 'c++']
 _SECONDS = 600
 
@@ -94,16 +98,26 @@ def _sealed(content):
     return len(content) > 32 and hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
+def _compile_all(command, includes, folder, output):
+    """Compile the sources, several at a time, and link them."""
+    sources = sorted(_SOURCES.glob('*.cc'))
+    objects = [str(folder / (source.stem + '.o')) for source in sources]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(_run, [command + includes + ['-c', str(source), '-o', target]
+                             for source, target in zip(sources, objects)]))
+    _run(command + ['-shared'] + objects + ['-o', str(output)])
+
+
 def _compile(compiler, version, includes, target):
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='build-', dir=str(target.parent)) as folder:
+        _LOGGER.warning('compiling native operators, once, to %s', target)    # it takes a while
         output = Path(folder) / target.name
-        command = compiler + _FLAGS + includes + [str(file) for file in sorted(_SOURCES.glob('*.cc'))]
         # MXNet's wheel runs on the system's libgomp. Clang would bring a second OpenMP into the process.
         attempts = [[]] if 'clang' in version.lower() else [['-fopenmp'], []]
         for openmp in attempts:
             try:
-                _run(command + openmp + ['-o', str(output)])
+                _compile_all(compiler + _FLAGS + openmp, includes, Path(folder), output)
                 break
             except BuildError:
                 if openmp == attempts[-1]:

@@ -11,12 +11,6 @@ namespace {
   throw std::invalid_argument(std::string(name) + " must be " + constraint + " (saw: '" + value.substr(0, 80) + "')");
 }
 
-const std::string& text(const Attributes& attributes, const char* name) {
-  const auto found = attributes.find(name);
-  if (found == attributes.end()) throw std::invalid_argument(std::string(name) + " must be given (saw: nothing)");
-  return found->second;
-}
-
 int digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -24,6 +18,12 @@ int digit(char c) {
 }
 
 }  // namespace
+
+const std::string& text(const Attributes& attributes, const char* name) {
+  const auto found = attributes.find(name);
+  if (found == attributes.end()) throw std::invalid_argument(std::string(name) + " must be given (saw: nothing)");
+  return found->second;
+}
 
 int64_t integer(const Attributes& attributes, const char* name) {
   const std::string& value = text(attributes, name);

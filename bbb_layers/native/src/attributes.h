@@ -16,6 +16,9 @@ namespace bbb_layers {
 
 using Attributes = std::unordered_map<std::string, std::string>;
 
+// The attribute as it is; std::invalid_argument if there is none.
+const std::string& text(const Attributes& attributes, const char* name);
+
 // A whole number of at least 0; std::invalid_argument if there is none.
 int64_t integer(const Attributes& attributes, const char* name);
 
