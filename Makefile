@@ -20,9 +20,8 @@ mnist: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
-benchmark: $(VENV)/installed
-	$(VENV)/bin/python examples/benchmark/step_time.py $(ARGS)
-	$(VENV)/bin/python examples/benchmark/architectures.py $(ARGS)
+benchmark: | python
+	$(firstword $(FOUND)) examples/benchmark/peers.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache

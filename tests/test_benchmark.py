@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The benchmark's contenders do the work that they are timed for. Nothing here looks at the times."""
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -16,9 +17,13 @@ SCRIPT = ROOT / 'examples' / 'benchmark' / 'step_time.py'
 BATCH, UNITS = 16, 8
 NO_KL = 10 ** 9     # so many batches in the data set that only the likelihood counts
 
-sys.path.insert(0, str(SCRIPT.parent))
+sys.path[:0] = [str(SCRIPT.parent), str(SCRIPT.parent / 'contenders')]
 step_time = importlib.import_module('step_time')
 architectures = importlib.import_module('architectures')
+environments = importlib.import_module('environments')
+peers = importlib.import_module('peers')
+peers_report = importlib.import_module('peers_report')
+worker = importlib.import_module('worker')
 
 # By the names in the script's table: what each makes of (data, label, num_batches).
 CONTENDERS = {
@@ -181,3 +186,124 @@ def test_adam_prints_every_network():
     assert [tuple(row[:2]) for row in rows] == [
         ('784-%d-%d-10' % (units, units), what) for units in (400, 1200) for what in ('Trainer.step', 'training step')]
     assert all(float(value) > 0 for row in rows for value in row[2:])
+
+
+def test_every_peer_has_a_label_and_a_section():
+    assert list(peers_report.LABELS) == list(peers.CONTENDERS) and list(peers_report.TITLES) == list(peers.SECTIONS)
+    taking_part = [name for section in peers.SECTIONS.values() for name in section.contenders]
+    assert set(taking_part) == set(peers.CONTENDERS)
+    assert {each.environment for each in peers.CONTENDERS.values()} == set(environments.ENVIRONMENTS)
+    assert {each.package for each in peers.CONTENDERS.values()} == set(environments.PACKAGES) | {None}
+    assert {name for name, *_ in peers_report.TARGETS} <= set(peers.SECTIONS)
+
+
+def test_peers_have_the_notebooks_prior():
+    network = importlib.import_module('network')
+    w = np.array([0., 1e-3, 0.02, -0.3, 2.])
+    ours = step_time.ScaleMixturePrior(step_time.PI, step_time.SIGMA1, step_time.SIGMA2).log_prob(nd.array(w))
+    theirs = network.A - network.B * w ** 2 + np.logaddexp(0, network.C - network.D * w ** 2)
+    np.testing.assert_allclose(theirs, ours.asnumpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', [name for name, each in peers.CONTENDERS.items() if each.environment == 'gluon'])
+def test_gluon_peers(name):
+    contenders = importlib.import_module('gluon_contenders')
+    if name in ('fused', 'gluon-fusedadam') and not contenders.native.available():
+        with pytest.raises(RuntimeError, match='native operators are not available'):
+            contenders.CONTENDERS[name](*worker.batch_of(3), units=5)
+        return
+    step, forward = contenders.CONTENDERS[name](*worker.batch_of(3), units=5)
+    assert (step is None) == (name in ('loaded', 'to-deterministic', 'gluon-loaded'))
+    if step is not None:
+        losses = [contenders.loss(step(), 3) for _ in range(3)]
+        assert np.isfinite(losses).all() and min(losses) > 0
+    first, second = forward().asnumpy(), forward().asnumpy()
+    assert first.shape == (3, 10) and (first == second).all()
+    assert 'mxnet' in contenders.versions()
+
+
+def test_peers_take_turns_and_are_left_out_by_name():
+    cpus = peers.processors()[:1]
+    interpreters = {'operators': sys.executable, 'notebook': sys.executable, 'jax': peers.Failed('no such package'),
+                    'torch': 'false'}
+    part = peers.measure(('train', 5, 3), interpreters, cpus, rounds=2, warmup=1, turn=0.001, say=lambda text: None)
+    assert list(part['milliseconds']) == list(part['memory']) == ['operators', 'notebook']
+    assert all(len(times) == 2 and min(times) > 0 for times in part['milliseconds'].values())
+    assert all(0 < imported <= peak for imported, peak in part['memory'].values())
+    assert all(0 < loss < 1000 for loss in part['loss'].values())
+    assert part['left_out'] == {'jax': 'no such package', 'torch': 'it ended with exit status 1'}
+    assert part['versions']['mxnet'] == mx.__version__
+    assert json.loads(json.dumps(part)) == part
+
+
+def test_what_cannot_be_installed_is_named(tmp_path, monkeypatch):
+    nothing = ['--no-index', 'no-such-distribution-of-ours']
+    monkeypatch.setattr(environments, 'ENVIRONMENTS', {'jax': nothing})
+    monkeypatch.setattr(environments, 'PACKAGES', {'blitz': ('jax', nothing)})
+    said = []
+    failures = environments.build(tmp_path, ['jax'], ['blitz'], said.append)
+    print(failures)
+    assert set(failures) == {'jax', 'blitz'} and 'no-such-distribution-of-ours' in failures['jax']
+    assert not (tmp_path / 'jax' / 'installed').exists() and any('jax cannot be had' in text for text in said)
+    monkeypatch.setattr(peers, 'build', lambda *args: failures)
+    found = peers.interpreters_of(tmp_path, ['jax', 'blitz', 'fused'])
+    assert found['fused'] == str(tmp_path / 'gluon' / 'bin' / 'python')
+    assert str(found['jax']) == failures['jax'] and str(found['blitz']) == failures['blitz']
+
+
+def part_of(units, mode='train', **milliseconds):
+    return {'setting': [mode, units, 128], 'milliseconds': milliseconds, 'left_out': {'blitz': 'no wheel'},
+            'memory': {name: [100, 150] for name in milliseconds}, 'loss': {name: 12.5 for name in milliseconds},
+            'versions': {'mxnet': '1.9.1'}}
+
+
+def test_report():
+    facts = {'rounds': 3, 'threads': 2, 'processor': 'a processor', 'python': '3.9', 'date': '2001-01-01', 'minutes': 1,
+             'arguments': ['--rounds', '3']}
+    times = {'fused': [4., 5., 6.], 'notebook': [120., 120., 120.], 'gluon': [4., 4., 4.], 'jax': [10., 10., 10.],
+             'jax-rbg': [8., 8., 8.], 'torch': [20., 20., 20.], 'blitz': []}
+    results = {
+        'step': dict(facts, parts=[part_of(400, **times)]),
+        'width': dict(facts, parts=[part_of(100, fused=[3.], gluon=[2.]), part_of(200, fused=[4.], gluon=[2.])]),
+        'predict': dict(facts, parts=[part_of(400, 'predict', fused=[2.], gluon=[1.])])}
+    text = peers_report.report(results)
+    print(text)
+    lines = text.splitlines()
+    for row in ("the notebook's code | scale mixture | 120.00 | 120.00, 120.00 | 0.04 | 0.04, 0.05",
+                '200 | 128 | deterministic Gluon, `adam` | none | 2.00 | 2.00, 2.00 | 2.00 | 2.00, 2.00'):
+        assert '| %s | 12.5 | 150 | 100 |' % row in lines
+    assert 'Left out: blitz: no wheel' in lines and 'make benchmark ARGS="--rounds 3"' in text
+    reached = {row[0]: row[1:] for row in (line.strip('| ').split(' | ') for line in lines[lines.index('## Targets'):])}
+    assert reached["training step / JAX's"] == ['at most 0.6', '0.62', 'no']        # that of the faster generator
+    assert reached["training step / the fastest of PyTorch's"] == ['at most 0.4', '0.25', 'yes']
+    assert reached["the notebook's training step / ours"] == ['at least 25', '24.00', 'no']
+    assert reached['predict mode / deterministic Gluon'] == ['at most 1.25', '2.00', 'no']
+    assert reached['training step / deterministic Gluon with `fusedadam`'][1:] == ['not measured', '-']
+    widths = reached['largest / smallest ratio to deterministic Gluon with `adam`, over the widths']
+    assert widths == ['at most 1.5', '1.33', 'yes']
+    for table in text.split('\n\n'):
+        if table.startswith('|'):
+            assert len({line.count('|') for line in table.splitlines()}) == 1, table
+
+
+def test_peers_replaces_the_sections_it_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, 'interpreters_of', lambda folder, names: dict.fromkeys(names, 'python'))
+    monkeypatch.setattr(peers, 'measure', lambda setting, taking_part, cpus, rounds, warmup, turn: part_of(
+        setting[1], setting[0], **{name: [float(rounds)] * rounds for name in taking_part if name != 'blitz'}))
+    output = tmp_path / 'new' / 'results.md'
+    peers.main(['--sections', 'step', 'width', '--rounds', '7', '--output', str(output)])
+    peers.main(['--sections', 'width', '--contenders', 'fused', 'gluon', '--rounds', '9', '--output', str(output)])
+    results = json.loads(output.with_suffix('.json').read_text(encoding='utf-8'))
+    assert [(name, results[name]['rounds']) for name in results] == [('step', 7), ('width', 9)]
+    text = output.read_text(encoding='utf-8')
+    assert text == peers_report.report(results) and '9.00' in text and not list(output.parent.glob('*.partial'))
+
+
+@pytest.mark.parametrize('flag, value, message', [
+    ('--rounds', '0', 'must be at least 1'), ('--warmup', '-1', 'must be at least 0'),
+    ('--threads', '10000', 'must be at most'), ('--sections', 'all', 'invalid choice'),
+    ('--contenders', 'keras', 'invalid choice')])
+def test_bad_flag_of_peers(flag, value, message, capsys):
+    with pytest.raises(SystemExit):
+        peers.arguments([flag, value])
+    assert message in capsys.readouterr().err

@@ -6,6 +6,7 @@ contenders take turns, and the ratio is the median of each turn's. Prints a Mark
 """
 import math
 
+import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
@@ -52,9 +53,7 @@ def contenders(data, label, units):
     whole = []
     for optimizer in OPTIMIZERS:
         params, loss = bayes(data, label, units)
-        step = TrainingStep(loss, params, len(data))
-        step.trainer = gluon.Trainer(params, optimizer, {'learning_rate': 1e-3})
-        whole.append(step)
+        whole.append(TrainingStep(loss, params, len(data), optimizer))
     return {'Trainer.step': alone, 'training step': whole}
 
 

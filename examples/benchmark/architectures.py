@@ -5,6 +5,7 @@ Each is set beside the deterministic Gluon net of the same shape: hybridized, st
 Gaussian prior. A recurrent layer has only the estimator 'sample', so that of the LSTM is the output layer's. Prints a
 Markdown table.
 """
+import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
 import mxnet as mx
 from mxnet import gluon, nd
 from mxnet.gluon import nn, rnn

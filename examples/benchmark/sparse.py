@@ -7,6 +7,7 @@ Prints two Markdown tables.
 import os
 import tempfile
 
+import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import nd

@@ -5,6 +5,7 @@ All train 784-400-400-10 with relu and Adam on one batch of random data. Prints 
 """
 import math
 
+import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
@@ -55,34 +56,49 @@ def notebook(data, label, units, num_batches):
     bbb_loss = NotebookLoss(weight=None, batch_axis=0)
     bbb_loss.num_batches = num_batches
 
+    def run(layer_params):
+        for value, param in zip(layer_params, net.collect_params().values()):
+            param._data[0] = value      # the notebook's MXNet had a dict here; that of 1.9.1 is a list
+        return net(data)
+
     def loss():
         epsilons = [nd.random_normal(shape=shape, loc=0., scale=1.0) for shape in shapes]
         sigmas = [nd.log(1. + nd.exp(rho)) for rho in raw_rhos]
         layer_params = [mu + sigma * epsilon for mu, sigma, epsilon in zip(raw_mus, sigmas, epsilons)]
-        for sample, param in zip(layer_params, net.collect_params().values()):
-            param._data[0] = sample     # the notebook's MXNet had a dict here; that of 1.9.1 is a list
-        return bbb_loss(net(data), nd.one_hot(label, OUTPUTS), layer_params, raw_mus, sigmas)
+        return bbb_loss(run(layer_params), nd.one_hot(label, OUTPUTS), layer_params, raw_mus, sigmas)
 
-    return TrainingStep(loss, mus + rhos, len(data))
+    return TrainingStep(loss, mus + rhos, len(data), forward=lambda: run(raw_mus))
 
 
-def deterministic(data, label, units):
+def deterministic_network(units):
     """The same network without a posterior, hybridized."""
     net = mlp(gluon.nn.HybridSequential(), gluon.nn.Dense, units)
     net.initialize(mx.init.Xavier())
     net.hybridize(static_alloc=True, static_shape=True)
+    return net
+
+
+def deterministic(data, label, units, optimizer='adam'):
+    net = deterministic_network(units)
     loss_fn = gluon.loss.SoftmaxCrossEntropyLoss()
-    return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data))
+    return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data), optimizer,
+                        forward=lambda: net(data))
 
 
-def bayes(data, label, units, num_batches, hybridize):
+def bayes_network(units, hybridize=True):
     """BayesDense, with the notebook's prior and its sigma at the start."""
     net = mlp(gluon.nn.HybridSequential(), BayesDense, units, prior=ScaleMixturePrior(PI, SIGMA1, SIGMA2),
               initial_sigma=math.log1p(math.exp(RHO)))
     net.initialize(mx.init.Normal(.1))
     net.hybridize(active=hybridize, static_alloc=hybridize, static_shape=hybridize)
+    return net
+
+
+def bayes(data, label, units, num_batches, hybridize, optimizer='adam'):
+    net = bayes_network(units, hybridize)
     loss_fn = BBBLoss(net, num_train=num_batches * len(data))
-    return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data))
+    return TrainingStep(lambda: loss_fn(net(data), label), list(net.collect_params().values()), len(data), optimizer,
+                        forward=lambda: net(data))
 
 
 if __name__ == '__main__':

@@ -13,11 +13,14 @@ STEPS = 5   # in a turn
 
 
 class TrainingStep(object):
-    """What all contenders share: loss under record, backward, Adam. They differ in ``loss``, which runs the network."""
+    """What all contenders share: loss under record, backward, Adam. They differ in ``loss``, which runs the network.
 
-    def __init__(self, loss, params, batch_size):
-        self.loss, self.params, self.batch_size = loss, params, batch_size
-        self.trainer = gluon.Trainer(params, 'adam', {'learning_rate': 1e-3})
+    ``forward``, if there is one, runs it in predict mode.
+    """
+
+    def __init__(self, loss, params, batch_size, optimizer='adam', forward=None):
+        self.loss, self.params, self.batch_size, self.forward = loss, params, batch_size, forward
+        self.trainer = gluon.Trainer(params, optimizer, {'learning_rate': 1e-3})
 
     def __call__(self):
         with autograd.record():
