@@ -1,0 +1,273 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Checkpoints of a training run: one file that is at any time complete, and known to be what was written."""
+import hashlib
+import io
+import json
+import numbers
+import os
+import tempfile
+import zipfile
+
+import numpy as np
+from mxnet import ndarray
+from mxnet.gluon import Block, Trainer
+
+__all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']
+
+_MAGIC = b'bbb_layers checkpoint 1\n'
+_DIGEST = 32
+
+
+def write_atomically(path, content):
+    """Write ``content``, bytes, so that ``path`` at any time holds all of it or what it held before.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written: the disk is full, the folder is read-only, ... What was there before stays.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, part = tempfile.mkstemp(prefix='.%s.' % name, suffix='.part', dir=folder)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that nobody else may read.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def save_checkpoint(path, net, trainer=None, loss=None, **facts):
+    """Write all that a training run needs to go on: Parameters, the Trainer's states, and ``facts``.
+
+    The file appears whole or not at all, and carries a SHA-256 checksum, which MXNet's own formats do not have. It is
+    read without unpickling anything.
+
+    MXNet's random numbers are no part of it, since MXNet does not tell their state: a run that shall go on exactly as
+    if it had not been interrupted seeds them at the start of each epoch, from the run's seed and the epoch.
+
+    Parameters
+    ----------
+    path : str
+    net : Block
+        Initialized, all shapes known.
+    trainer : gluon.Trainer, optional
+        Its states, counts of updates, learning rate and other numbers of the optimizer and of its scheduler.
+    loss : Block, optional
+        A loss that has Parameters of its own, or a ``kl_weight``.
+    **facts
+        Whatever JSON can hold, such as ``epoch=3, seed=0``.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another type, or a fact is nothing that JSON holds.
+    ValueError
+        If ``trainer`` updates its Parameters on a kvstore, where the states are.
+    RuntimeError, DeferredInitializationError
+        If a Parameter is not initialized yet.
+    OSError
+        If the file cannot be written. An old one stays as it is.
+    """
+    _check(net, trainer, loss)
+    arrays = {}
+    meta = {'facts': facts, 'params': _pack_params('params', net, arrays)}
+    if loss is not None:
+        meta['loss'] = _pack_params('loss', loss, arrays)
+        meta['kl_weight'] = getattr(loss, 'kl_weight', None)
+    if trainer is not None:
+        meta['trainer'] = _pack_trainer(trainer, arrays)
+    try:
+        arrays['meta'] = np.frombuffer(json.dumps(meta, allow_nan=True).encode('utf-8'), dtype=np.uint8)
+    except (TypeError, ValueError) as error:
+        raise TypeError('facts must be what JSON can hold (saw: %r; %s)' % (facts, error)) from None
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    payload = stream.getvalue()
+    write_atomically(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def load_checkpoint(path, net, trainer=None, loss=None):
+    """Bring a training run back to where :func:`save_checkpoint` wrote it.
+
+    Nothing is changed unless the whole file is right and fits.
+
+    Parameters
+    ----------
+    path : str
+    net : Block
+        Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the current
+        one.
+    trainer, loss : as they were saved, or None
+        A Trainer of the same Parameters in the same order, with the same kind of optimizer. Without them, as for
+        prediction alone, what the file has of them is left out.
+
+    Returns
+    -------
+    dict
+        The facts.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another type.
+    ValueError
+        If the file is no checkpoint, is damaged, or does not fit ``net``, ``trainer`` or ``loss``; or ``trainer``
+        updates its Parameters on a kvstore.
+    OSError
+        If the file cannot be read.
+    """
+    _check(net, trainer, loss)
+    meta, arrays = _read(path)
+    todo = [_unpack_params(path, 'params', net, meta['params'], arrays)]
+    for name, value in (('loss', loss), ('trainer', trainer)):
+        if value is not None and name not in meta:
+            raise ValueError('%s: must hold the states of %s, which was not saved' % (path, name))
+    if loss is not None:
+        todo.append(_unpack_params(path, 'loss', loss, meta['loss'], arrays))
+    if trainer is not None:
+        todo.append(_unpack_trainer(path, trainer, meta['trainer'], arrays))
+    for change in todo:
+        change()
+    if loss is not None and meta.get('kl_weight') is not None:
+        loss.kl_weight = meta['kl_weight']
+    return meta['facts']
+
+
+def _check(net, trainer, loss):
+    for name, value, kind in (('net', net, Block), ('trainer', trainer, Trainer), ('loss', loss, Block)):
+        if not isinstance(value, kind) and (value is not None or name == 'net'):
+            raise TypeError('%s must be a %s (saw: %r)' % (name, kind.__name__, value))
+
+
+def _read(path):
+    """The meta data and arrays of a file."""
+    with open(path, 'rb') as file:
+        content = file.read()
+    start = len(_MAGIC) + _DIGEST
+    if not content.startswith(_MAGIC):
+        raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %r...)' % (path, content[:24]))
+    if hashlib.sha256(content[start:]).digest() != content[len(_MAGIC):start]:
+        raise ValueError('%s: damaged or cut off: its checksum does not fit' % path)
+    try:
+        with np.load(io.BytesIO(content[start:]), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return json.loads(arrays.pop('meta').tobytes().decode('utf-8')), arrays
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %s)' % (path, error)) from None
+
+
+def _pack_params(prefix, block, arrays):
+    """Put the Parameters of ``block`` into ``arrays``; returns their names, as ``save_parameters`` has them."""
+    params = block._collect_params_with_prefix()
+    for name, param in params.items():
+        arrays['%s/%s' % (prefix, name)] = param.data(param.list_ctx()[0]).asnumpy()
+    return list(params)
+
+
+def _unpack_params(path, prefix, block, names, arrays):
+    """Check that the Parameters fit ``block``; returns what sets them."""
+    params = block._collect_params_with_prefix()
+    if set(names) != set(params):
+        raise ValueError('%s: must hold the Parameters of this %s: %s missing, %s too many' % (
+            path, type(block).__name__, sorted(set(params) - set(names)), sorted(set(names) - set(params))))
+    values = {name: arrays['%s/%s' % (prefix, name)] for name in names}
+    for name, param in params.items():
+        value = values[name]
+        if param.shape is not None and (len(param.shape) != value.ndim or any(
+                size not in (0, -1, known) for size, known in zip(param.shape, value.shape))):
+            raise ValueError('%s: Parameter %s must have the shape %s (saw: %s)' % (
+                path, name, param.shape, value.shape))
+        if np.dtype(param.dtype) != value.dtype:
+            raise ValueError('%s: Parameter %s must be %s (saw: %s)' % (path, name, np.dtype(param.dtype), value.dtype))
+
+    def change():
+        for name, param in params.items():
+            param._load_init(ndarray.array(values[name], dtype=values[name].dtype), None)
+    return change
+
+
+def _updaters(trainer):
+    """The updaters of a Trainer, one for each context."""
+    if not trainer._kv_initialized:
+        trainer._init_kvstore()
+    if trainer._params_to_init:
+        trainer._init_params()
+    if trainer._update_on_kvstore:
+        raise ValueError('trainer must not update its Parameters on a kvstore, where the states are: make it with '
+                         'update_on_kvstore=False')
+    return trainer._updaters
+
+
+def _numbers(thing):
+    """The attributes of an optimizer or of a schedule that are numbers."""
+    return {name: value for name, value in vars(thing).items()
+            if isinstance(value, numbers.Real) and not isinstance(value, bool)}
+
+
+def _pack_trainer(trainer, arrays):
+    updaters, optimizer = _updaters(trainer), trainer.optimizer
+
+    def pack(state):
+        if isinstance(state, (list, tuple)):
+            return [pack(part) for part in state]
+        if isinstance(state, ndarray.NDArray):
+            name = 'states/%d' % len(arrays)
+            arrays[name] = state.asnumpy()
+            return name
+        return None
+
+    return {'optimizer': type(optimizer).__name__, 'numbers': {name: float(value) if isinstance(value, np.floating)
+                                                               else value
+                                                               for name, value in _numbers(optimizer).items()},
+            'schedule': None if optimizer.lr_scheduler is None else _numbers(optimizer.lr_scheduler),
+            'counts': {str(index): count for index, count in optimizer._index_update_count.items()},
+            'states': {str(index): pack(state) for index, state in updaters[0].states.items()}}
+
+
+def _unpack_trainer(path, trainer, meta, arrays):
+    """Check that the states fit ``trainer``; returns what sets them."""
+    updaters, optimizer = _updaters(trainer), trainer.optimizer
+    if meta['optimizer'] != type(optimizer).__name__:
+        raise ValueError('%s: the optimizer must be %s (saw: %s)' % (
+            path, meta['optimizer'], type(optimizer).__name__))
+    if (meta['schedule'] is None) != (optimizer.lr_scheduler is None):
+        raise ValueError('%s: the optimizer must have a lr_scheduler exactly if it had one (saw: %r)' % (
+            path, optimizer.lr_scheduler))
+
+    def unpack(index, state):
+        if isinstance(state, list):
+            return tuple(unpack(index, part) for part in state)
+        if state is None:
+            return None
+        param = trainer._params[index]
+        if arrays[state].shape != param.shape:
+            raise ValueError('%s: the states of Parameter %s must have the shape %s (saw: %s)' % (
+                path, param.name, param.shape, arrays[state].shape))
+        return ndarray.array(arrays[state], dtype=arrays[state].dtype)
+
+    indices = [int(index) for index in meta['states']]
+    if indices and max(indices) >= len(trainer._params):
+        raise ValueError('%s: trainer must have at least %d Parameters (saw: %d)' % (
+            path, max(indices) + 1, len(trainer._params)))
+    states = [{int(index): unpack(int(index), state) for index, state in meta['states'].items()} for _ in updaters]
+
+    def change():
+        vars(optimizer).update(meta['numbers'])
+        if meta['schedule'] is not None:
+            vars(optimizer.lr_scheduler).update(meta['schedule'])
+        for context in trainer._contexts:
+            counts = optimizer._all_index_update_counts.setdefault(context.device_id, {})
+            counts.clear()
+            counts.update({int(index): count for index, count in meta['counts'].items()})
+        for updater, own in zip(updaters, states):
+            updater.states = own
+            updater.states_synced = dict.fromkeys(own, False)
+
+    return change
