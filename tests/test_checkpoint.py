@@ -1,0 +1,275 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import hashlib
+import io
+import os
+import random
+import signal
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import MODES, hybridize
+from mxnet import autograd, gluon, nd
+from mxnet.gluon import nn
+
+from bbb_layers import BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, schedules
+from bbb_layers import checkpoint
+from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+
+OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
+              ('rmsprop', {'centered': True}), ('nadam', {}),
+              ('adam', {'lr_scheduler': mx.lr_scheduler.FactorScheduler(2, 0.5)})]
+
+
+class Run(object):
+    """A network with all that its training needs."""
+
+    def __init__(self, optimizer='adam', options=None, ctx=None, mode=None, units=3):
+        self.ctx = ctx or [mx.cpu()]
+        self.net = hybridize(nn.HybridSequential(), mode)
+        self.net.add(BayesDense(units, activation='relu', prior=GaussianPrior(learnable=True)), nn.BatchNorm(),
+                     BayesDense(1))
+        self.net.initialize(ctx=self.ctx)
+        self.net(nd.ones((1, 2), ctx=self.ctx[0]))
+        self.loss = BBBLoss(self.net, 10, GaussianNLLLoss(sigma=0.5, learnable=True))
+        self.loss.initialize(ctx=self.ctx)
+        params = self.net.collect_params()
+        params.update(self.loss.collect_params())
+        self.trainer = gluon.Trainer(params, optimizer, dict(options or {}), update_on_kvstore=False)
+
+    def step(self, number):
+        """One step, whose batch and noise depend on ``number`` alone."""
+        mx.random.seed(number)
+        rng = np.random.RandomState(number)
+        self.loss.kl_weight = schedules.linear(10)(number)
+        losses = []
+        with autograd.record():
+            for ctx in self.ctx:
+                x, y = (nd.array(rng.randn(4, n), ctx=ctx) for n in (2, 1))
+                losses.append(self.loss(self.net(x), y))
+        autograd.backward(losses)
+        self.trainer.step(4 * len(self.ctx))
+
+    def values(self):
+        params = dict(self.net._collect_params_with_prefix(), **self.loss._collect_params_with_prefix())
+        return {name: [value.asnumpy() for value in param.list_data()] for name, param in params.items()}
+
+    def save(self, path, **facts):
+        save_checkpoint(path, self.net, self.trainer, self.loss, **facts)
+
+    def load(self, path):
+        return load_checkpoint(path, self.net, self.trainer, self.loss)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all((a == b).all() for name in one for a, b in zip(one[name], other[name]))
+
+
+@pytest.mark.parametrize('optimizer, options', OPTIMIZERS, ids=lambda value: str(value)[:20].split(' object')[0])
+def test_goes_on_as_if_nothing_had_been(tmp_path, optimizer, options):
+    def fresh():
+        scheduler = options.get('lr_scheduler')
+        return Run(optimizer, dict(options, lr_scheduler=mx.lr_scheduler.FactorScheduler(2, 0.5)) if scheduler
+                   else options)
+    run, path = fresh(), str(tmp_path / 'run.checkpoint')
+    for number in range(3):
+        run.step(number)
+    run.save(path, epoch=3, losses=[1.5, 2.5], name='it')
+    for number in range(3, 7):
+        run.step(number)
+    other = fresh()
+    other.step(100)      # has states of its own, which must go
+    assert other.load(path) == {'epoch': 3, 'losses': [1.5, 2.5], 'name': 'it'}
+    assert other.loss.kl_weight == schedules.linear(10)(2)
+    for number in range(3, 7):
+        other.step(number)
+    assert same(run.values(), other.values())
+    assert run.trainer.learning_rate == other.trainer.learning_rate
+
+
+@pytest.mark.parametrize('mode', MODES, ids=['eager', 'hybrid', 'static'])
+def test_on_several_contexts(tmp_path, mode):
+    path, contexts = str(tmp_path / 'run.checkpoint'), [mx.cpu(0), mx.cpu(1)]
+    run, other = Run(ctx=contexts, mode=mode), Run(ctx=contexts, mode=mode)
+    run.step(0)
+    run.save(path)
+    assert other.load(path) == {}
+    for each in (run, other):
+        each.step(1)
+    first, second = run.values(), other.values()
+    for name in first:
+        for a, b in zip(first[name], second[name]):
+            # The noise differs, since contexts draw in no order; the states are the same.
+            np.testing.assert_allclose(a, b, atol=0.01)
+    assert run.trainer._optimizer._all_index_update_counts == other.trainer._optimizer._all_index_update_counts
+
+
+def test_a_net_that_is_not_initialized_and_prediction_alone(tmp_path):
+    run, path = Run(), str(tmp_path / 'run.checkpoint')
+    run.step(0)
+    run.save(path, epoch=1)
+    net = nn.HybridSequential()
+    net.add(BayesDense(3, activation='relu', prior=GaussianPrior(learnable=True)), nn.BatchNorm(), BayesDense(1))
+    assert load_checkpoint(path, net) == {'epoch': 1}
+    x = nd.ones((4, 2))
+    assert (net(x) == run.net(x)).asnumpy().all()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run, and the path of its checkpoint, from which the run then moved away."""
+    run, path = Run(), str(tmp_path / 'run.checkpoint')
+    run.step(0)
+    run.save(path)
+    run.step(1)
+    return run, path
+
+
+def refused(run, path, message, error=ValueError):
+    before = run.values()
+    with pytest.raises(error, match=message):
+        run.load(path)
+    assert same(before, run.values())
+
+
+def test_every_flipped_bit_and_every_cut_is_found(saved):
+    run, path = saved
+    with open(path, 'rb') as file:
+        content = file.read()
+    for place in [0, 5, 23, 24, 40, 55, 56, len(content) - 1] + random.sample(range(len(content)), 60):
+        broken = bytearray(content)
+        broken[place] ^= 1 << random.randrange(8)
+        for damaged in (bytes(broken), content[:place]):
+            write_atomically(path, damaged)
+            refused(run, path, 'must be a checkpoint|damaged or cut off')
+
+
+def sealed(payload):
+    return checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def test_other_files_are_refused(saved, tmp_path):
+    run, path = saved
+    run.net.save_parameters(path)
+    refused(run, path, 'run.checkpoint: must be a checkpoint of bbb_layers')
+    for payload in (b'', b'nothing', b'PK\x05\x06' + 18 * b'\0'):
+        write_atomically(path, sealed(payload))
+        refused(run, path, 'must be a checkpoint of bbb_layers')
+    with pytest.raises(FileNotFoundError):
+        run.load(str(tmp_path / 'nowhere'))
+
+
+class Bomb(object):
+    def __reduce__(self):
+        return os.mkdir, ('unpickled',)
+
+
+def test_nothing_is_unpickled(saved, tmp_path, monkeypatch):
+    run, path = saved
+    monkeypatch.chdir(tmp_path)
+    stream = io.BytesIO()
+    np.savez(stream, meta=np.array([Bomb()], dtype=object))
+    write_atomically(path, sealed(stream.getvalue()))
+    refused(run, path, 'must be a checkpoint of bbb_layers')
+    assert not os.path.exists('unpickled')
+
+
+@pytest.mark.parametrize('other, message', [
+    (lambda: Run(units=4), 'Parameter 0.weight must have the shape'),
+    (lambda: Run('sgd', {'momentum': 0.9}), 'the optimizer must be Adam'),
+    (lambda: Run('adam', {'lr_scheduler': mx.lr_scheduler.FactorScheduler(2)}), 'must have a lr_scheduler exactly if'),
+], ids=['shape', 'optimizer', 'schedule'])
+def test_what_does_not_fit_changes_nothing(saved, other, message):
+    refused(other(), saved[1], message)
+
+
+def test_names_and_dtypes_must_fit(saved):
+    path = saved[1]
+    net = BayesDense(3, in_units=2)
+    net.initialize()
+    with pytest.raises(ValueError, match=r"\['bias', .*\] missing, .*'0.weight'.* too many"):
+        load_checkpoint(path, net)
+    net = Run().net
+    net.cast('float64')
+    with pytest.raises(ValueError, match='must be float64'):
+        load_checkpoint(path, net)
+
+
+def test_what_was_not_saved_cannot_be_asked_for(tmp_path):
+    run, path = Run(), str(tmp_path / 'run.checkpoint')
+    save_checkpoint(path, run.net)
+    with pytest.raises(ValueError, match='must hold the states of loss, which was not saved'):
+        load_checkpoint(path, run.net, loss=run.loss)
+    with pytest.raises(ValueError, match='must hold the states of trainer, which was not saved'):
+        load_checkpoint(path, run.net, run.trainer)
+
+
+def test_arguments_of_other_types(tmp_path):
+    run, path = Run(), str(tmp_path / 'run.checkpoint')
+    with pytest.raises(TypeError, match='net must be a Block'):
+        save_checkpoint(path, run.trainer)
+    with pytest.raises(TypeError, match='trainer must be a Trainer'):
+        save_checkpoint(path, run.net, run.loss)
+    with pytest.raises(TypeError, match='facts must be what JSON can hold'):
+        run.save(path, what=object())
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_trainer_that_updates_on_a_kvstore_is_refused(tmp_path):
+    run = Run(ctx=[mx.cpu(0), mx.cpu(1)])
+    trainer = gluon.Trainer(run.net.collect_params(), 'sgd', kvstore='local', update_on_kvstore=True)
+    with pytest.raises(ValueError, match='update_on_kvstore=False'):
+        save_checkpoint(str(tmp_path / 'run.checkpoint'), run.net, trainer)
+
+
+@pytest.mark.parametrize('name', ['fsync', 'replace'])
+def test_a_disk_that_is_full_leaves_the_old_file(saved, monkeypatch, name):
+    run, path = saved
+    with open(path, 'rb') as file:
+        content = file.read()
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(checkpoint.os, name, full)
+    with pytest.raises(OSError, match='No space left'):
+        run.save(path)
+    monkeypatch.undo()
+    assert os.listdir(os.path.dirname(path)) == ['run.checkpoint']
+    with open(path, 'rb') as file:
+        assert file.read() == content
+
+
+def test_a_folder_that_is_not_there(saved, tmp_path):
+    with pytest.raises(OSError):
+        saved[0].save(str(tmp_path / 'nowhere' / 'run.checkpoint'))
+
+
+def test_killed_at_any_moment_there_is_a_whole_file(tmp_path):
+    path = str(tmp_path / 'file')
+    write_atomically(path, sealed(b''))
+    sizes = set()
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    write_atomically(path, sealed(os.urandom(random.randrange(300000))))
+            finally:
+                os._exit(1)
+        time.sleep(random.random() * 0.03)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with open(path, 'rb') as file:
+            content = file.read()
+        payload = content[len(checkpoint._MAGIC) + 32:]
+        assert content == sealed(payload)
+        sizes.add(len(payload))
+    assert len(sizes) > 10      # it was writing when it was killed
+
+
+def test_permissions_are_those_of_other_files(tmp_path):
+    (tmp_path / 'one').write_bytes(b'')
+    write_atomically(str(tmp_path / 'other'), b'')
+    assert (tmp_path / 'one').stat().st_mode == (tmp_path / 'other').stat().st_mode
