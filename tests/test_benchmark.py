@@ -286,6 +286,15 @@ def test_report():
             assert len({line.count('|') for line in table.splitlines()}) == 1, table
 
 
+def test_readme_shows_the_measurements():
+    results = json.loads((SCRIPT.parent / 'RESULTS.json').read_text(encoding='utf-8'))
+    assert (SCRIPT.parent / 'RESULTS.md').read_text(encoding='utf-8') == peers_report.report(results)
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    for table in peers_report.summary(results):
+        print(table)
+        assert table in readme
+
+
 def test_peers_replaces_the_sections_it_measures(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, 'interpreters_of', lambda folder, names: dict.fromkeys(names, 'python'))
     monkeypatch.setattr(peers, 'measure', lambda setting, taking_part, cpus, rounds, warmup, turn: part_of(
