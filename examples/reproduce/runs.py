@@ -14,7 +14,6 @@ SEEDS = {('mixture', 400): (0, 1, 2)}
 # label, and the paper's test errors in % for 400, 800 and 1200 units (table 1)
 METHODS = {
     'sgd': ('SGD', (1.83, 1.84, 1.88)),
-    'adam': ('Adam', None),
     'dropout': ('dropout, Adam', (1.51, 1.33, 1.36)),
     'gaussian': ('Bayes by Backprop, Gaussian prior', (1.82, 1.99, 2.04)),
     'mixture': ('Bayes by Backprop, scale mixture prior', (1.36, 1.34, 1.32))}
@@ -22,7 +21,6 @@ METHODS = {
 # Candidates are compared at 400 units; the one chosen serves all widths.
 CANDIDATES = {
     'sgd': {'lr 0.1': {'lr': 0.1}, 'lr 0.03': {'lr': 0.03}},
-    'adam': {'lr 1e-3': {'lr': 1e-3}},
     'dropout': {'0.2 and 0.5': {'lr': 1e-3, 'dropout': (0.2, 0.5)}, '0 and 0.5': {'lr': 1e-3, 'dropout': (0., 0.5)}},
     'gaussian': {
         'sigma 0.37': {'lr': 1e-3, 'sigma': 0.37},
