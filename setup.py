@@ -20,7 +20,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
-    package_data={'bbb_layers.native': ['src/*.h', 'src/*.cc']},
+    package_data={'bbb_layers': ['py.typed'], 'bbb_layers.native': ['src/*.h', 'src/*.cc']},
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
     python_requires='>=3.8,<3.12',
     install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],

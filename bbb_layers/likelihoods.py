@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch's, constants included."""
 import math
+from typing import Any, Optional
 
 from mxnet import initializer
 from mxnet.gluon.loss import Loss, _reshape_like
@@ -38,7 +39,7 @@ class CategoricalNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, axis=-1, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, axis: int = -1, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(CategoricalNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         self._axis = axis
 
@@ -88,7 +89,8 @@ class GaussianNLLLoss(Loss):
         If ``sigma`` is not positive and finite.
     """
 
-    def __init__(self, sigma=1.0, learnable=False, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, sigma: float = 1.0, learnable: bool = False, weight: Optional[float] = None, batch_axis: int = 0,
+                 **kwargs: Any):
         super(GaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         _add_scale(self, 'sigma', sigma, learnable)
 
@@ -117,7 +119,7 @@ class HeteroscedasticGaussianNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(HeteroscedasticGaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):
@@ -155,7 +157,8 @@ class StudentTNLLLoss(Loss):
         If ``df`` or ``scale`` is not positive and finite.
     """
 
-    def __init__(self, df=3.0, scale=1.0, learnable=False, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, df: float = 3.0, scale: float = 1.0, learnable: bool = False, weight: Optional[float] = None,
+                 batch_axis: int = 0, **kwargs: Any):
         super(StudentTNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         self._df = check_positive('df', df)
         _add_scale(self, 'scale', scale, learnable)
@@ -189,7 +192,7 @@ class BernoulliNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(BernoulliNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):
@@ -218,7 +221,7 @@ class PoissonNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(PoissonNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):
