@@ -11,6 +11,8 @@ plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
 # MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed.
 onnx = ['onnx<1.15', 'onnxruntime']
+# For the reference.
+docs = plot + ['sphinx']
 
 setup(
     name='bbb-layers',
@@ -24,12 +26,11 @@ setup(
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
     python_requires='>=3.8,<3.12',
     install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
-    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx,
+    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs,
                     'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
-        'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],

@@ -63,7 +63,7 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
 
     Parameters
     ----------
-    path : str
+    path : str or os.PathLike
     net : Block
         Initialized, all shapes known.
     trainer : gluon.Trainer, optional
@@ -110,13 +110,13 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
 
     Parameters
     ----------
-    path : str
+    path : str or os.PathLike
     net : Block
         Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the current
         one.
-    trainer, loss : as they were saved, or None
-        A Trainer of the same Parameters in the same order, with the same kind of optimizer. Without them, as for
-        prediction alone, what the file has of them is left out.
+    trainer, loss : gluon.Trainer and Block, optional
+        As they were saved: a Trainer of the same Parameters in the same order, with the same kind of
+        optimizer. Without them, as for prediction alone, what the file has of them is left out.
 
     Returns
     -------

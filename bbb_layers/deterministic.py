@@ -57,7 +57,10 @@ def draw(net: Block) -> Block:
 
     Raises
     ------
-    As :func:`to_deterministic`; and ValueError if a drawn Parameter is shared with a layer that is not Bayesian.
+    ValueError
+        If a drawn Parameter is shared with a layer that is not Bayesian.
+    TypeError, ValueError, DeferredInitializationError, RuntimeError
+        As :func:`to_deterministic`.
     """
     plain = PlainCopy(net)
     plain.set_draw()

@@ -26,9 +26,10 @@ class CategoricalNLLLoss(Loss):
     ----------
     axis : int, default -1
         The axis of the classes.
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: logits, e.g. shape (batch_size, classes) or (batch_size, positions, classes)
@@ -71,9 +72,10 @@ class GaussianNLLLoss(Loss):
     learnable : bool, default False
         Whether sigma is a Parameter, positive through softplus. It belongs to this loss: initialize it with
         ``loss_fn.initialize()``, and give ``loss_fn.collect_params()`` to a Trainer as well as the network's.
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: means, any shape
@@ -106,9 +108,10 @@ class HeteroscedasticGaussianNLLLoss(Loss):
 
     Parameters
     ----------
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: a list of two arrays of one shape: means, and logarithms s of the variances
@@ -137,6 +140,8 @@ class StudentTNLLLoss(Loss):
     .. math:: L_n = \sum_i \frac{\nu + 1}{2} \log\left(1 + \frac{(y_{ni} - \hat y_{ni})^2}{\nu s^2}\right)
         + \log s + \log\frac{\Gamma(\nu / 2) \sqrt{\nu \pi}}{\Gamma((\nu + 1) / 2)}
 
+    Inputs and outputs are those of :class:`GaussianNLLLoss`.
+
     Parameters
     ----------
     df : float, default 3.0
@@ -145,11 +150,10 @@ class StudentTNLLLoss(Loss):
         Scale s, positive and finite; where it starts, if learnable.
     learnable : bool, default False
         Whether the scale is a Parameter; see :class:`GaussianNLLLoss`.
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
-
-    Inputs and outputs as of :class:`GaussianNLLLoss`.
+        The axis of the mini-batch.
 
     Raises
     ------
@@ -179,9 +183,10 @@ class BernoulliNLLLoss(Loss):
 
     Parameters
     ----------
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: logits z, any shape
@@ -208,9 +213,10 @@ class PoissonNLLLoss(Loss):
 
     Parameters
     ----------
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: logarithms z of the rates, any shape

@@ -69,7 +69,7 @@ class BBBLoss(Loss):
         labels, summed over any further axes of the output.
     kl_weight : float, default 1.0
         Weight beta of the KL divergence in train mode; can be changed between steps.
-    weight : float or None
+    weight : float, default None
         Global scalar weight of the likelihood's part; not of the KL divergence.
     batch_axis : int, default 0
         The axis of the output that represents the mini-batch.

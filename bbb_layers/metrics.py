@@ -173,8 +173,6 @@ class ExpectedCalibrationError(_ClassMetric):
         return float(abs(correct - confidence).sum() / count)
 
 
-    Inputs and what ``update`` raises as of :class:`ExpectedCalibrationError`.
-
 @metric.register
 @metric.alias('brier')
 class BrierScore(_ClassMetric):
@@ -183,7 +181,8 @@ class BrierScore(_ClassMetric):
     .. math:: \frac{1}{n} \sum_n \sum_k (p_{nk} - 1[y_n = k])^2
 
     Mean over the examples, sum over the classes: between 0 and 2, the smaller the better. With two classes it is twice
-    the squared error of the probability of one of them.
+    the squared error of the probability of one of them. Inputs, and what ``update`` raises, are as of
+    :class:`ExpectedCalibrationError`.
 
     Parameters
     ----------
@@ -209,9 +208,6 @@ class BrierScore(_ClassMetric):
 
 
 @metric.register
-    Inputs and what ``update`` raises as of :class:`ExpectedCalibrationError`, but that the mean over the draws is the
-    one above.
-
 @metric.alias('mc-nll')
 class MonteCarloNLL(_ClassMetric):
     r"""Negative log likelihood of the posterior predictive distribution, estimated by draws of the weights.
@@ -221,7 +217,8 @@ class MonteCarloNLL(_ClassMetric):
     In nats, mean over the examples. Predictions without draws have the plain negative log likelihood. It is computed
     from the logarithms: logits whose probabilities underflow give what they should. Where all draws give the true class
     a probability of 0, it is infinite, as it should be; no small constant hides that. From probabilities in float32
-    that happens beyond about 100 nats: then use logits.
+    that happens beyond about 100 nats: then use logits. Inputs, and what ``update`` raises, are as of
+    :class:`ExpectedCalibrationError`, but that the mean over the draws is the one above.
 
     Parameters
     ----------
@@ -269,7 +266,7 @@ class OutOfDistributionAUROC(_EpochMetric):
     Inputs:
         - **labels**: 1 for out of the distribution, 0 for within, shape (batch_size,) or (batch_size, 1)
         - **preds**: scores, neither logits nor probabilities, that are larger for what is more likely out of the
-          distribution, such as ``total`` or ``epistemic`` of :func:`uncertainty`; shape (batch_size,) or
+          distribution, such as ``total`` or ``epistemic`` of :func:`~bbb_layers.uncertainty`; shape (batch_size,) or
           (batch_size, 1). Infinite ones are as good as any
 
     Raises

@@ -107,7 +107,9 @@ class FusedAdam(Adam):
     learning_rate, beta1, beta2, epsilon, lazy_update, **kwargs
         Those of :class:`~mxnet.optimizer.Adam`.
 
-    Source: Kingma and Ba 2015, Adam: A method for stochastic optimization, end of section 2.
+    References
+    ----------
+    Kingma, Ba: Adam: A Method for Stochastic Optimization. ICLR 2015, end of section 2.
     """
 
     def __init__(self, learning_rate: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,

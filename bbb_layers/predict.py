@@ -50,8 +50,9 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
 
     Returns
     -------
-    NDArray, shape (num_samples, batch_size, ...) in the output's dtype, on the network's first context; for a network
-    with several outputs a list of these, nested as they are. With labels, the pair of that and an NDArray.
+    NDArray, list or tuple
+        Shape (num_samples, batch_size, ...), in the output's dtype, on the network's first context; for a network with
+        several outputs a list of these, nested as they are. With labels, the pair of that and an NDArray.
 
     Raises
     ------

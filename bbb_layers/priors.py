@@ -49,7 +49,8 @@ class Prior(object):
 
         Returns
         -------
-        NDArray or Symbol in the shape of ``w``, in nats.
+        NDArray or Symbol
+            In the shape of ``w``, in nats.
         """
         raise NotImplementedError('%s must define log_prob(w)' % type(self).__name__)
 
@@ -81,10 +82,13 @@ class Prior(object):
         Parameters
         ----------
         mu, sigma, w : NDArray or Symbol, all of one shape
+        **values
+            Those of :meth:`parameters`, if the prior has any.
 
         Returns
         -------
-        NDArray or Symbol in the shape of ``mu``, in nats.
+        NDArray or Symbol
+            In the shape of ``mu``, in nats.
         """
         log_prob = self.log_prob(w, **values)
         if isinstance(w, ndarray.NDArray) and log_prob.shape != w.shape:
@@ -278,7 +282,7 @@ class MixturePrior(Prior):
     .. math:: p(w) = \sum_k \pi_k N(w; 0, \sigma_k^2)
 
     Its log density is finite for every float32 weight: the components' log densities are added by softplus, from the
-    widest to the narrowest, and no exponential can underflow. Beyond |w| = 1e18 of the narrowest sigma it is constant.
+    widest to the narrowest, and no exponential can underflow. Beyond 1e18 of the narrowest sigma it is constant.
 
     Parameters
     ----------

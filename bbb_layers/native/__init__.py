@@ -88,7 +88,8 @@ def operator(F: ModuleType, name: str) -> Callable[..., Any]:
 
     Raises
     ------
-    MXNetError, if it does not exist, as when :func:`available` is False
+    MXNetError
+        If it does not exist, as when :func:`available` is False.
     """
     if (F, name) not in _State.operators:
         handle = OpHandle()
