@@ -1,4 +1,4 @@
-# Two commands do all set-up on a fresh machine: make mnist, make test.
+# Two commands do all set-up on a fresh machine: make mnist, make test. For work on it: make check, make docs.
 #   PYTHON=...  the interpreter to use; by default the newest usable one is looked for
 #   ARGS=...    further arguments of examples/mnist.py or pytest
 
@@ -12,13 +12,18 @@ FOUND := $(shell for python in $(CANDIDATES); do \
 	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
 VENV = .venv/$(lastword $(FOUND))
 
-.PHONY: mnist test docs benchmark clean python
+.PHONY: mnist test check docs benchmark clean python
 
 mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist --overwrite) $(ARGS)
 
 test: $(VENV)/test-installed
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/check-installed
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/python .ci/package.py
 
 docs: $(VENV)/docs-installed
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
@@ -28,7 +33,7 @@ benchmark: | python
 	$(firstword $(FOUND)) examples/benchmark/peers.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 python:
 	@test -n "$(FOUND)" || { \

@@ -11,8 +11,9 @@ plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
 # MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed.
 onnx = ['onnx<1.15', 'onnxruntime']
-# For the reference.
+# For work on the package: the reference, and what make check runs.
 docs = plot + ['sphinx']
+check = plot + ['build', 'mypy', 'ruff']
 
 setup(
     name='bbb-layers',
@@ -26,7 +27,7 @@ setup(
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
     python_requires='>=3.8,<3.12',
     install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
-    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs,
+    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs, 'check': check,
                     'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
