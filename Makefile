@@ -1,4 +1,4 @@
-# Two commands do all set-up on a fresh machine: make mnist, make test.
+# Two commands do all set-up on a fresh machine: make mnist, make test. For work on it: make check, make docs.
 #   PYTHON=...  the interpreter to use; by default the newest usable one is looked for
 #   ARGS=...    further arguments of examples/mnist.py or pytest
 
@@ -12,19 +12,28 @@ FOUND := $(shell for python in $(CANDIDATES); do \
 	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
 VENV = .venv/$(lastword $(FOUND))
 
-.PHONY: mnist test benchmark clean python
+.PHONY: mnist test check docs benchmark clean python
 
-mnist: $(VENV)/installed
+mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist --overwrite) $(ARGS)
 
-test: $(VENV)/installed
+test: $(VENV)/test-installed
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/check-installed
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/python .ci/package.py
+
+docs: $(VENV)/docs-installed
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "The reference is in build/docs/index.html."
 
 benchmark: | python
 	$(firstword $(FOUND)) examples/benchmark/peers.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 python:
 	@test -n "$(FOUND)" || { \
@@ -32,8 +41,8 @@ python:
 	  echo "MXNet 1.9.1 needs CPython 3.8, 3.9, 3.10 or 3.11, with its venv module (Debian: python3-venv)." >&2; \
 	  echo "Install one, or name one: make test PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-# Installed anew only when what is to be installed has changed.
-$(VENV)/installed: setup.py | python
+# The extra that a target needs, installed anew only when what is to be installed has changed.
+$(VENV)/%-installed: setup.py | python
 	$(firstword $(FOUND)) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

@@ -11,6 +11,9 @@ plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
 # MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed.
 onnx = ['onnx<1.15', 'onnxruntime']
+# For work on the package: the reference, and what make check runs.
+docs = plot + ['sphinx']
+check = plot + ['build', 'mypy', 'ruff']
 
 setup(
     name='bbb-layers',
@@ -20,16 +23,15 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
-    package_data={'bbb_layers.native': ['src/*.h', 'src/*.cc']},
+    package_data={'bbb_layers': ['py.typed'], 'bbb_layers.native': ['src/*.h', 'src/*.cc']},
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
     python_requires='>=3.8,<3.12',
     install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
-    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx,
+    extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs, 'check': check,
                     'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
-        'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],

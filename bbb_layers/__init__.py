@@ -19,6 +19,7 @@ from .sparse import SparseDense, to_sparse
 from .to_bayesian import to_bayesian
 from .uncertainty import credible_interval, gaussian_uncertainty, uncertainty
 
+#: The version of this package.
 __version__ = '0.1.0'
 
 __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv1DTranspose',

@@ -1,20 +1,24 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The mixin that makes a Gluon layer Bayesian."""
 import inspect
+from typing import Any, Dict, Optional, Tuple
 
 from mxnet import autograd, ndarray, symbol
+from mxnet.context import Context
 from mxnet.gluon import Constant, HybridBlock, Parameter
+from mxnet.ndarray import NDArray
 
 from . import collect, posterior
+from .annotations import Mixin
 from .checks import check_dtype, check_positive
 from .native import draw as native_draw
-from .priors import check_prior, default_prior
+from .priors import Prior, check_prior, default_prior
 from .rho import RhoParameter
 
 __all__ = ['BayesBlock']
 
 
-class BayesBlock(object):
+class BayesBlock(Mixin):
     r"""Mixin that puts a Gaussian posterior on every Parameter of a HybridBlock.
 
     .. math:: w = \mu + \sigma \odot \epsilon, \quad \sigma = \log(1 + e^\rho), \quad \epsilon \sim N(0, I)
@@ -57,7 +61,7 @@ class BayesBlock(object):
     """
 
     #: What the layer takes as ``estimator``.
-    _estimators = ('sample',)
+    _estimators: Tuple[str, ...] = ('sample',)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -69,7 +73,8 @@ class BayesBlock(object):
         if '__init__' not in cls.__dict__ and issubclass(cls, HybridBlock):
             cls.__signature__ = _joint_signature(cls)
 
-    def __init__(self, *args, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto', **kwargs):
+    def __init__(self, *args: Any, prior: Optional[Prior] = None, bias_prior: Optional[Prior] = None,
+                 initial_sigma: float = 0.05, estimator: str = 'sample', kl: str = 'auto', **kwargs: Any):
         self._configure(prior, bias_prior, initial_sigma, estimator, kl)
         super().__init__(*args, **kwargs)
 
@@ -125,13 +130,13 @@ class BayesBlock(object):
         self.__class__ = plain
 
     @property
-    def priors(self):
-        """The prior of each Parameter: attribute name -> Prior."""
+    def priors(self) -> Dict[str, Prior]:
+        """The priors of the Parameters, by attribute name."""
         return {name: rho.prior for name, rho in self._rhos.items()}
 
     @property
-    def prior(self):
-        """The prior of this layer's weights."""
+    def prior(self) -> Optional[Prior]:
+        """The prior of this layer's weights; None if it has no Parameters."""
         return next((rho.prior for rho in self._rhos.values() if not rho.is_bias),
                     next(iter(self.priors.values()), None))
 
@@ -238,7 +243,7 @@ class BayesBlock(object):
         return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
                           lambda with_term: make(prior if with_term else None))
 
-    def posterior(self, ctx=None):
+    def posterior(self, ctx: Optional[Context] = None) -> Dict[str, Tuple[NDArray, NDArray]]:
         """Mean and standard deviation of every weight.
 
         Parameters

@@ -7,6 +7,7 @@ import numbers
 import os
 import tempfile
 import zipfile
+from typing import Any, Dict, Optional, Union
 
 import numpy as np
 from mxnet import ndarray
@@ -14,12 +15,19 @@ from mxnet.gluon import Block, Trainer
 
 __all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']
 
+_Path = Union[str, os.PathLike]
+
 _MAGIC = b'bbb_layers checkpoint 1\n'
 _DIGEST = 32
 
 
-def write_atomically(path, content):
-    """Write ``content``, bytes, so that ``path`` at any time holds all of it or what it held before.
+def write_atomically(path: _Path, content: bytes) -> None:
+    """Write a file so that it at any time holds all of the content or what it held before.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    content : bytes
 
     Raises
     ------
@@ -43,7 +51,8 @@ def write_atomically(path, content):
         raise
 
 
-def save_checkpoint(path, net, trainer=None, loss=None, **facts):
+def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, loss: Optional[Block] = None,
+                    **facts: Any) -> None:
     """Write all that a training run needs to go on: Parameters, the Trainer's states, and ``facts``.
 
     The file appears whole or not at all, and carries a SHA-256 checksum, which MXNet's own formats do not have. It is
@@ -54,7 +63,7 @@ def save_checkpoint(path, net, trainer=None, loss=None, **facts):
 
     Parameters
     ----------
-    path : str
+    path : str or os.PathLike
     net : Block
         Initialized, all shapes known.
     trainer : gluon.Trainer, optional
@@ -93,20 +102,21 @@ def save_checkpoint(path, net, trainer=None, loss=None, **facts):
     write_atomically(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
 
 
-def load_checkpoint(path, net, trainer=None, loss=None):
+def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
+                    loss: Optional[Block] = None) -> Dict[str, Any]:
     """Bring a training run back to where :func:`save_checkpoint` wrote it.
 
     Nothing is changed unless the whole file is right and fits.
 
     Parameters
     ----------
-    path : str
+    path : str or os.PathLike
     net : Block
         Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the current
         one.
-    trainer, loss : as they were saved, or None
-        A Trainer of the same Parameters in the same order, with the same kind of optimizer. Without them, as for
-        prediction alone, what the file has of them is left out.
+    trainer, loss : gluon.Trainer and Block, optional
+        As they were saved: a Trainer of the same Parameters in the same order, with the same kind of
+        optimizer. Without them, as for prediction alone, what the file has of them is left out.
 
     Returns
     -------

@@ -21,6 +21,7 @@ import itertools
 import threading
 import weakref
 from types import MethodType
+from typing import Callable, Dict
 
 from mxnet import autograd, ndarray, symbol
 from mxnet.attribute import AttrScope
@@ -454,7 +455,7 @@ def _copy(block, memo):
                 memo[id(child._cached_graph)] = ()
             memo[id(child._cached_op)] = None
             memo[id(child._cached_op_args)] = []
-    new = type(block).__new__(type(block))
+    new = block.__class__.__new__(block.__class__)
     memo[id(block)] = new
     for name, value in block.__dict__.items():
         if not (name == _TAP or (_TAP in block.__dict__ and name in _ALL_METHODS)):
@@ -472,6 +473,6 @@ def _mark_gradients(net):
                 autograd.mark_variables(param._data, param._grad, param.grad_req)
 
 
-_METHODS = {'forward': _forward, '__deepcopy__': copy_block}
-_HYBRID_METHODS = dict(_METHODS, _get_graph=_get_graph, _call_cached_op=_call_cached_op)
+_METHODS: Dict[str, Callable] = {'forward': _forward, '__deepcopy__': copy_block}
+_HYBRID_METHODS: Dict[str, Callable] = dict(_METHODS, _get_graph=_get_graph, _call_cached_op=_call_cached_op)
 _ALL_METHODS = dict(_HYBRID_METHODS, unroll=_unroll)

@@ -2,13 +2,14 @@
 """Plain Gluon networks out of Bayesian ones: the posterior mean, or one draw."""
 import numpy as np
 from mxnet import autograd, ndarray
+from mxnet.gluon import Block
 
 from . import collect, posterior
 
 __all__ = ['to_deterministic', 'draw', 'PlainCopy']
 
 
-def to_deterministic(net):
+def to_deterministic(net: Block) -> Block:
     """A plain Gluon network with the posterior means as weights.
 
     A copy in which every Bayesian layer, wherever it stands, is the Gluon layer that it derives from: a ``BayesDense``
@@ -40,7 +41,7 @@ def to_deterministic(net):
     return plain.net
 
 
-def draw(net):
+def draw(net: Block) -> Block:
     """A plain Gluon network with one draw from the posterior as weights, for instance for Thompson sampling.
 
     Like :func:`to_deterministic`, but for the weights. The draw comes from MXNet's random numbers (``mx.random.seed``)
@@ -56,7 +57,10 @@ def draw(net):
 
     Raises
     ------
-    As :func:`to_deterministic`; and ValueError if a drawn Parameter is shared with a layer that is not Bayesian.
+    ValueError
+        If a drawn Parameter is shared with a layer that is not Bayesian.
+    TypeError, ValueError, DeferredInitializationError, RuntimeError
+        As :func:`to_deterministic`.
     """
     plain = PlainCopy(net)
     plain.set_draw()

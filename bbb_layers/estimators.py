@@ -3,11 +3,15 @@
 
 An estimator is a function of
 
-    F, x : as in ``hybrid_forward``
-    linear(x, weights) : the Gluon layer's own operator, without activation; weights is a dict name -> array
-    take(kind) : dict name -> what ``kind``, a function of :mod:`bbb_layers.posterior`, makes of each Parameter's
-        posterior; it sees to it that a KL term is made once and that uses of a Parameter in one forward agree
-    example_shape(F, array) : an array with size 1 along the axes of positions, which one weight serves several of
+F, x
+    as in ``hybrid_forward``
+linear(x, weights)
+    the Gluon layer's own operator, without activation; weights is a dict name -> array
+take(kind)
+    dict name -> what ``kind``, a function of ``bbb_layers.posterior``, makes of each Parameter's posterior; it sees to
+    it that a KL term is made once and that uses of a Parameter in one forward agree
+example_shape(F, array)
+    an array with size 1 along the axes of positions, which one weight serves several of
 
 and returns the output before the activation. All have the same expectation, and the posterior mean in predict mode.
 """

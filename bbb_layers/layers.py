@@ -62,8 +62,11 @@ class BayesDense(BayesLinear, nn.Dense):
     in_units : int, default 0
         Size of the input; 0 leaves it to the first forward.
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
+    bias_prior : Prior, default that of the weights
     initial_sigma : float, default 0.05
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
+    kl : {'auto', 'sample'}, default 'auto'
+        These five as of :class:`~bbb_layers.BayesBlock`.
 
     Inputs:
         - **data**: shape (batch_size, x1, ..., xn), or (x1, ..., xn, in_units) with ``flatten=False``

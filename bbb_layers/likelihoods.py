@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch's, constants included."""
 import math
+from typing import Any, Optional
 
 from mxnet import initializer
 from mxnet.gluon.loss import Loss, _reshape_like
@@ -25,9 +26,10 @@ class CategoricalNLLLoss(Loss):
     ----------
     axis : int, default -1
         The axis of the classes.
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: logits, e.g. shape (batch_size, classes) or (batch_size, positions, classes)
@@ -38,7 +40,7 @@ class CategoricalNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, axis=-1, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, axis: int = -1, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(CategoricalNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         self._axis = axis
 
@@ -70,9 +72,10 @@ class GaussianNLLLoss(Loss):
     learnable : bool, default False
         Whether sigma is a Parameter, positive through softplus. It belongs to this loss: initialize it with
         ``loss_fn.initialize()``, and give ``loss_fn.collect_params()`` to a Trainer as well as the network's.
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: means, any shape
@@ -88,7 +91,8 @@ class GaussianNLLLoss(Loss):
         If ``sigma`` is not positive and finite.
     """
 
-    def __init__(self, sigma=1.0, learnable=False, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, sigma: float = 1.0, learnable: bool = False, weight: Optional[float] = None, batch_axis: int = 0,
+                 **kwargs: Any):
         super(GaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         _add_scale(self, 'sigma', sigma, learnable)
 
@@ -104,9 +108,10 @@ class HeteroscedasticGaussianNLLLoss(Loss):
 
     Parameters
     ----------
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: a list of two arrays of one shape: means, and logarithms s of the variances
@@ -117,7 +122,7 @@ class HeteroscedasticGaussianNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(HeteroscedasticGaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):
@@ -135,6 +140,8 @@ class StudentTNLLLoss(Loss):
     .. math:: L_n = \sum_i \frac{\nu + 1}{2} \log\left(1 + \frac{(y_{ni} - \hat y_{ni})^2}{\nu s^2}\right)
         + \log s + \log\frac{\Gamma(\nu / 2) \sqrt{\nu \pi}}{\Gamma((\nu + 1) / 2)}
 
+    Inputs and outputs are those of :class:`GaussianNLLLoss`.
+
     Parameters
     ----------
     df : float, default 3.0
@@ -143,11 +150,10 @@ class StudentTNLLLoss(Loss):
         Scale s, positive and finite; where it starts, if learnable.
     learnable : bool, default False
         Whether the scale is a Parameter; see :class:`GaussianNLLLoss`.
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
-
-    Inputs and outputs as of :class:`GaussianNLLLoss`.
+        The axis of the mini-batch.
 
     Raises
     ------
@@ -155,7 +161,8 @@ class StudentTNLLLoss(Loss):
         If ``df`` or ``scale`` is not positive and finite.
     """
 
-    def __init__(self, df=3.0, scale=1.0, learnable=False, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, df: float = 3.0, scale: float = 1.0, learnable: bool = False, weight: Optional[float] = None,
+                 batch_axis: int = 0, **kwargs: Any):
         super(StudentTNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         self._df = check_positive('df', df)
         _add_scale(self, 'scale', scale, learnable)
@@ -176,9 +183,10 @@ class BernoulliNLLLoss(Loss):
 
     Parameters
     ----------
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: logits z, any shape
@@ -189,7 +197,7 @@ class BernoulliNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(BernoulliNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):
@@ -205,9 +213,10 @@ class PoissonNLLLoss(Loss):
 
     Parameters
     ----------
-    weight : float or None
+    weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
+        The axis of the mini-batch.
 
     Inputs:
         - **pred**: logarithms z of the rates, any shape
@@ -218,7 +227,7 @@ class PoissonNLLLoss(Loss):
         - **loss**: shape (batch_size,), nats per example
     """
 
-    def __init__(self, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(PoissonNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
     def hybrid_forward(self, F, pred, label, sample_weight=None):

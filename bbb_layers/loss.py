@@ -3,10 +3,13 @@
 import contextlib
 import copy
 import numbers
+from typing import Any, Optional
 
 from mxnet import autograd, ndarray
-from mxnet.gluon import HybridBlock
+from mxnet.context import Context
+from mxnet.gluon import Block, HybridBlock
 from mxnet.gluon.loss import Loss
+from mxnet.ndarray import NDArray
 
 from . import collect, posterior
 from .checks import check_count, check_not_negative, check_positive
@@ -66,7 +69,7 @@ class BBBLoss(Loss):
         labels, summed over any further axes of the output.
     kl_weight : float, default 1.0
         Weight beta of the KL divergence in train mode; can be changed between steps.
-    weight : float or None
+    weight : float, default None
         Global scalar weight of the likelihood's part; not of the KL divergence.
     batch_axis : int, default 0
         The axis of the output that represents the mini-batch.
@@ -93,7 +96,8 @@ class BBBLoss(Loss):
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1, 2 and 8.
     """
 
-    def __init__(self, net, num_train, likelihood=None, kl_weight=1.0, weight=None, batch_axis=0, **kwargs):
+    def __init__(self, net: Block, num_train: float, likelihood: Optional[HybridBlock] = None, kl_weight: float = 1.0,
+                 weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         collect.bayesian(net)
         if weight is not None and (not isinstance(weight, numbers.Real) or isinstance(weight, bool)):
             raise TypeError('weight must be a number or None (saw: %r)' % (weight,))
@@ -104,34 +108,35 @@ class BBBLoss(Loss):
         super(BBBLoss, self).__init__(weight, batch_axis, **kwargs)
         self.likelihood = CategoricalNLLLoss(batch_axis=batch_axis) if likelihood is None else likelihood
         self._net = _Reference(net)
-        self._nll = self._kl = self._last_weight = None
+        self._nll = self._kl = None
+        self._last_weight: Any = None
         # One of ours is known to be the same as a graph, which is faster. Not a child: its Parameters are this one's.
         ours = type(self.likelihood).__module__ == CategoricalNLLLoss.__module__
         self.__dict__['_graph'] = _Graph(self.likelihood) if ours else None
         collect.tap(net)
 
     @property
-    def num_train(self):
+    def num_train(self) -> float:
         """Number of training examples."""
         return self._num_train
 
     @property
-    def kl_weight(self):
+    def kl_weight(self) -> float:
         """Weight of the KL divergence in train mode."""
         return self._kl_weight
 
     @kl_weight.setter
-    def kl_weight(self, value):
+    def kl_weight(self, value: float) -> None:
         self._kl_weight = check_not_negative('kl_weight', value)
 
     @property
-    def nll(self):
-        """The likelihood's part of the last call: shape (batch_size,), nats per example, detached; None before."""
+    def nll(self) -> NDArray:
+        """The likelihood's part of the last call, shape (batch_size,), nats per example, detached; None before."""
         return self._nll
 
     @property
-    def kl(self):
-        """The network's KL divergence at the last call: shape (1,), nats per data set, unweighted, detached; None
+    def kl(self) -> NDArray:
+        """The network's KL divergence at the last call, shape (1,), nats per data set, unweighted, detached; None
         before."""
         return self._kl
 
@@ -215,7 +220,7 @@ class BBBLoss(Loss):
             type(self).__name__, self._num_train, self.likelihood, self._kl_weight, self._batch_axis, self._weight)
 
 
-def kl_divergence(net, ctx=None, num_samples=1):
+def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 1) -> NDArray:
     r"""KL divergence of the posterior of all Bayesian layers of ``net`` from their priors.
 
     .. math:: KL[q(w) \| p(w)] = E_q[\log q(w)] - E_q[\log p(w)]

@@ -8,17 +8,34 @@ Where not said otherwise, the classes are the last axis of the predictions, and 
 labels before that axis, or one axis more in front of it, of draws: (batch_size, classes) or
 (num_samples, batch_size, classes). Labels may have a last axis of size 1.
 """
-from collections import namedtuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mxnet import metric
 
+from .annotations import Array
 from .checks import check_array, check_count, check_probabilities
 
 __all__ = ['ExpectedCalibrationError', 'Reliability', 'BrierScore', 'MonteCarloNLL', 'OutOfDistributionAUROC']
 
-Reliability = namedtuple('Reliability', 'confidence accuracy count')
-Reliability.__doc__ = """Mean confidence, accuracy and number of examples of every bin, each of shape (num_bins,)."""
+_Names = Optional[List[str]]
+
+
+class Reliability(NamedTuple):
+    """What a reliability diagram shows, each of shape (num_bins,).
+
+    Attributes
+    ----------
+    confidence : numpy array
+        Mean confidence of the examples in every bin, NaN where there are none.
+    accuracy : numpy array
+        The fraction of them that is right, NaN where there are none.
+    count : numpy array
+        Their number.
+    """
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray       # type: ignore[assignment]  # tuples have a method of this name
 
 
 class _EpochMetric(metric.EvalMetric):
@@ -28,7 +45,7 @@ class _EpochMetric(metric.EvalMetric):
         super(_EpochMetric, self).__init__(name, output_names=output_names, label_names=label_names,
                                            has_global_stats=True, **config)
 
-    def update(self, labels, preds):
+    def update(self, labels: Union[Array, Sequence[Array]], preds: Union[Array, Sequence[Array]]) -> None:
         """Add examples.
 
         Parameters
@@ -51,11 +68,11 @@ class _EpochMetric(metric.EvalMetric):
             self.num_inst += count
             self.global_num_inst += count
 
-    def get(self):
+    def get(self) -> Tuple[str, float]:
         """The metric since the last ``reset`` or ``reset_local``: (name, float), NaN before any ``update``."""
         return self.name, self._value(self.sum_metric, self.num_inst) if self.num_inst else float('nan')
 
-    def get_global(self):
+    def get_global(self) -> Tuple[str, float]:
         """The metric since the last ``reset``: (name, float), NaN before any ``update``."""
         return self.name, self._value(self.global_sum_metric, self.global_num_inst) if self.global_num_inst else (
             float('nan'))
@@ -125,11 +142,12 @@ class ExpectedCalibrationError(_ClassMetric):
     Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks. ICML 2017, equation 3.
     """
 
-    def __init__(self, num_bins=15, logits=False, name='ece', output_names=None, label_names=None):
+    def __init__(self, num_bins: int = 15, logits: bool = False, name: str = 'ece', output_names: _Names = None,
+                 label_names: _Names = None):
         self.num_bins = check_count('num_bins', num_bins)
         super(ExpectedCalibrationError, self).__init__(name, output_names, label_names, logits, num_bins=num_bins)
 
-    def reliability(self):
+    def reliability(self) -> Reliability:
         """What a reliability diagram shows, of the examples that ``get`` is about.
 
         Returns
@@ -163,7 +181,8 @@ class BrierScore(_ClassMetric):
     .. math:: \frac{1}{n} \sum_n \sum_k (p_{nk} - 1[y_n = k])^2
 
     Mean over the examples, sum over the classes: between 0 and 2, the smaller the better. With two classes it is twice
-    the squared error of the probability of one of them.
+    the squared error of the probability of one of them. Inputs, and what ``update`` raises, are as of
+    :class:`ExpectedCalibrationError`.
 
     Parameters
     ----------
@@ -173,14 +192,13 @@ class BrierScore(_ClassMetric):
     output_names, label_names : list of str, default None
         As of MXNet's metrics.
 
-    Inputs and what ``update`` raises as of :class:`ExpectedCalibrationError`.
-
     References
     ----------
     Brier: Verification of Forecasts Expressed in Terms of Probability. Monthly Weather Review 78, 1950, equation 2.
     """
 
-    def __init__(self, logits=False, name='brier', output_names=None, label_names=None):
+    def __init__(self, logits: bool = False, name: str = 'brier', output_names: _Names = None,
+                 label_names: _Names = None):
         super(BrierScore, self).__init__(name, output_names, label_names, logits)
 
     def _sum(self, labels, preds):
@@ -199,7 +217,8 @@ class MonteCarloNLL(_ClassMetric):
     In nats, mean over the examples. Predictions without draws have the plain negative log likelihood. It is computed
     from the logarithms: logits whose probabilities underflow give what they should. Where all draws give the true class
     a probability of 0, it is infinite, as it should be; no small constant hides that. From probabilities in float32
-    that happens beyond about 100 nats: then use logits.
+    that happens beyond about 100 nats: then use logits. Inputs, and what ``update`` raises, are as of
+    :class:`ExpectedCalibrationError`, but that the mean over the draws is the one above.
 
     Parameters
     ----------
@@ -209,16 +228,14 @@ class MonteCarloNLL(_ClassMetric):
     output_names, label_names : list of str, default None
         As of MXNet's metrics.
 
-    Inputs and what ``update`` raises as of :class:`ExpectedCalibrationError`, but that the mean over the draws is the
-    one above.
-
     References
     ----------
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, section 3, has the
     expectation that the draws estimate.
     """
 
-    def __init__(self, logits=False, name='mc-nll', output_names=None, label_names=None):
+    def __init__(self, logits: bool = False, name: str = 'mc-nll', output_names: _Names = None,
+                 label_names: _Names = None):
         super(MonteCarloNLL, self).__init__(name, output_names, label_names, logits)
 
     def _sum(self, labels, preds):
@@ -249,7 +266,7 @@ class OutOfDistributionAUROC(_EpochMetric):
     Inputs:
         - **labels**: 1 for out of the distribution, 0 for within, shape (batch_size,) or (batch_size, 1)
         - **preds**: scores, neither logits nor probabilities, that are larger for what is more likely out of the
-          distribution, such as ``total`` or ``epistemic`` of :func:`uncertainty`; shape (batch_size,) or
+          distribution, such as ``total`` or ``epistemic`` of :func:`~bbb_layers.uncertainty`; shape (batch_size,) or
           (batch_size, 1). Infinite ones are as good as any
 
     Raises
@@ -264,15 +281,15 @@ class OutOfDistributionAUROC(_EpochMetric):
     (ROC) Curve. Radiology 143, 1982, has the equality with the rank statistic.
     """
 
-    def __init__(self, name='ood-auroc', output_names=None, label_names=None):
+    def __init__(self, name: str = 'ood-auroc', output_names: _Names = None, label_names: _Names = None):
         super(OutOfDistributionAUROC, self).__init__(name, output_names, label_names)
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all examples."""
         super(OutOfDistributionAUROC, self).reset()
         self.sum_metric, self.global_sum_metric = [], []
 
-    def reset_local(self):
+    def reset_local(self) -> None:
         """Forget the examples that ``get`` is about, but not those of ``get_global``."""
         super(OutOfDistributionAUROC, self).reset_local()
         self.sum_metric = []
@@ -289,7 +306,8 @@ class OutOfDistributionAUROC(_EpochMetric):
         inside, outside = np.sort(scores[labels == 0]), scores[labels == 1]
         if not (inside.size and outside.size):
             return float('nan')
-        below, up_to = (np.searchsorted(inside, outside, side=side).sum() for side in ('left', 'right'))
+        below = np.searchsorted(inside, outside, side='left').sum()
+        up_to = np.searchsorted(inside, outside, side='right').sum()
         return float((below + up_to) / (2 * inside.size * outside.size))
 
 

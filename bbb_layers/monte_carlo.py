@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The Monte Carlo mean of a network's predictions, as a block."""
+from typing import Any, Optional
+
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
@@ -52,7 +54,8 @@ class MonteCarlo(Block):
 
     _draws = True       # says to predict and others that this is not a network to draw from
 
-    def __init__(self, net, num_samples=32, link='softmax', axis=-1, **kwargs):
+    def __init__(self, net: Block, num_samples: int = 32, link: Optional[str] = 'softmax', axis: int = -1,
+                 **kwargs: Any):
         if link not in ('softmax', 'sigmoid', None):
             raise ValueError("link must be 'softmax', 'sigmoid' or None (saw: %r)" % (link,))
         self._num_samples = check_count('num_samples', num_samples)
@@ -73,12 +76,12 @@ class MonteCarlo(Block):
                 if not isinstance(output, ndarray.NDArray):
                     raise TypeError('net of MonteCarlo must have one output (saw: %s)' % type(output).__name__)
                 outputs.append(output.copy())       # a static graph writes its next output into the same memory
-        outputs = ndarray.stack(*outputs)
+        stacked = ndarray.stack(*outputs)
         if self._link is None:
-            return outputs.mean(axis=0)
+            return stacked.mean(axis=0)
         if self._link == 'softmax':
-            return _log_mean_exp(outputs.log_softmax(axis=self._axis + (self._axis >= 0)))
-        return _log_mean_exp(_log_sigmoid(outputs)) - _log_mean_exp(_log_sigmoid(-outputs))
+            return _log_mean_exp(stacked.log_softmax(axis=self._axis + (self._axis >= 0)))
+        return _log_mean_exp(_log_sigmoid(stacked)) - _log_mean_exp(_log_sigmoid(-stacked))
 
 
 def _log_mean_exp(array):

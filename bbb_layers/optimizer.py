@@ -3,6 +3,7 @@
 import itertools
 import math
 import operator
+from typing import Any
 
 import numpy as np
 from mxnet import autograd, engine, ndarray
@@ -106,10 +107,13 @@ class FusedAdam(Adam):
     learning_rate, beta1, beta2, epsilon, lazy_update, **kwargs
         Those of :class:`~mxnet.optimizer.Adam`.
 
-    Source: Kingma and Ba 2015, Adam: A method for stochastic optimization, end of section 2.
+    References
+    ----------
+    Kingma, Ba: Adam: A Method for Stochastic Optimization. ICLR 2015, end of section 2.
     """
 
-    def __init__(self, learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-8, lazy_update=True, **kwargs):
+    def __init__(self, learning_rate: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
+                 lazy_update: bool = True, **kwargs: Any):
         super(FusedAdam, self).__init__(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon,
                                         lazy_update=lazy_update, **kwargs)
         self.aggregate_num = 2 ** 31 - 1    # so that MXNet hands over all Parameters at once

@@ -1,9 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Monte Carlo prediction: outputs of many draws of the weights."""
 import itertools
+from functools import partial
+from typing import Any, Iterable, Union
 
 import numpy as np
 from mxnet import autograd, ndarray
+from mxnet.gluon import Block
+from mxnet.ndarray import NDArray
 
 from . import collect
 from .checks import check_count
@@ -12,7 +16,8 @@ from .deterministic import PlainCopy
 __all__ = ['predict']
 
 
-def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, with_labels=False, progress=True):
+def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int = 32, batch_size: int = 256,
+            batch_axis: int = 0, chunk: int = 8, with_labels: bool = False, progress: bool = True) -> Any:
     r"""Outputs of ``net`` under draws of its weights from the posterior.
 
     .. math:: f(x; w_s), \quad w_s \sim q, \quad s = 1, \dots, S
@@ -45,8 +50,9 @@ def predict(net, data, num_samples=32, batch_size=256, batch_axis=0, chunk=8, wi
 
     Returns
     -------
-    NDArray, shape (num_samples, batch_size, ...) in the output's dtype, on the network's first context; for a network
-    with several outputs a list of these, nested as they are. With labels, the pair of that and an NDArray.
+    NDArray, list or tuple
+        Shape (num_samples, batch_size, ...), in the output's dtype, on the network's first context; for a network with
+        several outputs a list of these, nested as they are. With labels, the pair of that and an NDArray.
 
     Raises
     ------
@@ -103,10 +109,10 @@ def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
             output = plain.net(*inputs)
             if stacked is None:
                 count = sum(_size(inputs, batch_axis) for inputs in group)
-                stacked = _map(lambda array: _room(array, num_samples, count, batch_axis), output)
+                stacked = _map(partial(_room, num_samples=num_samples, count=count, batch_axis=batch_axis), output)
             stop = start + _size(inputs, batch_axis)
             # Copied at once: a static graph writes its next output into the same memory.
-            _map(lambda room, array: _fill(room, array, sample, start, stop, batch_axis), stacked, output)
+            _map(partial(_fill, sample=sample, start=start, stop=stop, batch_axis=batch_axis), stacked, output)
             start = stop
             bar.update()
         ndarray.waitall()       # the engine would queue all draws, with the memory for each
@@ -154,9 +160,10 @@ def _cut(inputs, batch_size, batch_axis):
         if array.shape[batch_axis] != _size(inputs, batch_axis):
             raise ValueError('data must have as many examples in each input along batch_axis %d (saw: %d and %d)' % (
                 batch_axis, _size(inputs, batch_axis), array.shape[batch_axis]))
-    for start in range(0, _size(inputs, batch_axis), batch_size):
-        yield _map(lambda array: array.slice_axis(batch_axis, start, min(start + batch_size, array.shape[batch_axis])),
-                   inputs), None
+    size = _size(inputs, batch_axis)
+    for start in range(0, size, batch_size):
+        stop = min(start + batch_size, size)
+        yield _map(partial(ndarray.slice_axis, axis=batch_axis, begin=start, end=stop), inputs), None
 
 
 def _read(loader, with_labels):

@@ -2,11 +2,13 @@
 """Priors over the weights. Each owns its part of the KL divergence."""
 import functools
 import math
+from typing import Any, Dict, Sequence, Tuple, Union
 
 import numpy as np
 from mxnet import ndarray, symbol
 
 from . import native
+from .annotations import Array, Tensor
 from .checks import check_finite, check_fraction, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
@@ -38,7 +40,7 @@ class Prior(object):
     #: Whether :meth:`kl` does not depend on the draw.
     closed_form = False
 
-    def log_prob(self, w):
+    def log_prob(self, w: Tensor) -> Tensor:
         """Log density at each weight.
 
         Parameters
@@ -47,11 +49,12 @@ class Prior(object):
 
         Returns
         -------
-        NDArray or Symbol in the shape of ``w``, in nats.
+        NDArray or Symbol
+            In the shape of ``w``, in nats.
         """
         raise NotImplementedError('%s must define log_prob(w)' % type(self).__name__)
 
-    def parameters(self):
+    def parameters(self) -> Dict[str, Tuple[np.ndarray, bool]]:
         """Arrays of the prior's that a layer keeps as Parameters and hands to :meth:`kl` and :meth:`log_prob`.
 
         Returns
@@ -68,7 +71,7 @@ class Prior(object):
         """
         return _BoundPrior(self, values, sampled)
 
-    def kl(self, mu, sigma, w, **values):
+    def kl(self, mu: Tensor, sigma: Tensor, w: Tensor, **values: Tensor) -> Tensor:
         r"""KL divergence of the posterior N(mu, sigma^2) from this prior, weight by weight.
 
         .. math:: -\log\sigma - \tfrac{1}{2}\log(2 \pi e) - \log p(w)
@@ -79,10 +82,13 @@ class Prior(object):
         Parameters
         ----------
         mu, sigma, w : NDArray or Symbol, all of one shape
+        **values
+            Those of :meth:`parameters`, if the prior has any.
 
         Returns
         -------
-        NDArray or Symbol in the shape of ``mu``, in nats.
+        NDArray or Symbol
+            In the shape of ``mu``, in nats.
         """
         log_prob = self.log_prob(w, **values)
         if isinstance(w, ndarray.NDArray) and log_prob.shape != w.shape:
@@ -132,10 +138,11 @@ def check_prior(name, prior):
 class _BoundPrior(object):
     __slots__ = ('kl', 'closed_form', 'native_form')
 
-    def __init__(self, prior, values, sampled):
+    def __init__(self, prior: Prior, values: Dict[str, Tensor], sampled: bool):
         self.kl = functools.partial(Prior.kl, prior, **values) if sampled else functools.partial(prior.kl, **values)
         self.closed_form = prior.closed_form and not sampled
-        self.native_form = prior.native_form(sampled) if _has_native_form(type(prior)) else None
+        has_form = _has_native_form(type(prior))    # type: ignore[arg-type]  # mypy takes its __hash__ for the class's
+        self.native_form = prior.native_form(sampled) if has_form else None
 
 
 @functools.lru_cache(maxsize=None)
@@ -186,8 +193,11 @@ class GaussianPrior(Prior):
     """
 
     closed_form = True
+    # Numbers, or numpy arrays.
+    sigma: Any
+    mu: Any
 
-    def __init__(self, sigma=1.0, mu=0.0, learnable=False):
+    def __init__(self, sigma: Union[float, Array] = 1.0, mu: Union[float, Array] = 0.0, learnable: bool = False):
         arrays = [value for value in (sigma, mu) if isinstance(value, (np.ndarray, ndarray.NDArray))]
         if arrays:
             sigma, mu = (np.broadcast_to(_host(value), arrays[0].shape).copy() for value in (sigma, mu))
@@ -272,7 +282,7 @@ class MixturePrior(Prior):
     .. math:: p(w) = \sum_k \pi_k N(w; 0, \sigma_k^2)
 
     Its log density is finite for every float32 weight: the components' log densities are added by softplus, from the
-    widest to the narrowest, and no exponential can underflow. Beyond |w| = 1e18 of the narrowest sigma it is constant.
+    widest to the narrowest, and no exponential can underflow. Beyond 1e18 of the narrowest sigma it is constant.
 
     Parameters
     ----------
@@ -287,7 +297,7 @@ class MixturePrior(Prior):
         If an argument is outside its range, or the two differ in length.
     """
 
-    def __init__(self, weights, sigmas):
+    def __init__(self, weights: Sequence[float], sigmas: Sequence[float]):
         self._set_components(tuple(check_positive('weights', weight) for weight in weights),
                              tuple(check_positive('sigmas', sigma) for sigma in sigmas))
 
@@ -337,7 +347,7 @@ class ScaleMixturePrior(MixturePrior):
         If an argument is outside its range.
     """
 
-    def __init__(self, pi=0.5, sigma1=0.75, sigma2=0.01):
+    def __init__(self, pi: float = 0.5, sigma1: float = 0.75, sigma2: float = 0.01):
         pi = check_fraction('pi', pi)
         self._set_components((pi, 1 - pi), (check_positive('sigma1', sigma1), check_positive('sigma2', sigma2)))
 
@@ -365,13 +375,13 @@ class LaplacePrior(Prior):
 
     closed_form = True
 
-    def __init__(self, scale=1.0):
+    def __init__(self, scale: float = 1.0):
         self.scale = check_positive('scale', scale)
 
     def log_prob(self, w):
         return -w.abs() * (1 / self.scale) - math.log(2 * self.scale)
 
-    def kl(self, mu, sigma, w):
+    def kl(self, mu, sigma, w):     # type: ignore[override]  # no Parameters, no values
         F = _operators(sigma)
         # From 1e6 on the formula is |mu|; and the square of a smaller sigma is 0, by which the gradient would be NaN.
         ratio = mu / F.maximum(F.maximum(sigma, F.BlockGrad(mu.abs()) * 1e-6), 1e-15)
@@ -397,7 +407,7 @@ class StudentTPrior(Prior):
         If an argument is not positive and finite.
     """
 
-    def __init__(self, df=3.0, scale=1.0):
+    def __init__(self, df: float = 3.0, scale: float = 1.0):
         self.df = check_positive('df', df)
         self.scale = check_positive('scale', scale)
 

@@ -1,9 +1,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Pruning by signal-to-noise ratio."""
 import math
+from typing import Any, Callable, Dict, Iterable, List, Optional, Union
 
 import numpy as np
 from mxnet import autograd, ndarray
+from mxnet.gluon import Block
+from mxnet.ndarray import NDArray
 
 from . import collect, posterior
 from .checks import check_fraction, check_not_negative
@@ -11,7 +14,7 @@ from .checks import check_fraction, check_not_negative
 __all__ = ['signal_to_noise', 'prune', 'pruning_curve']
 
 
-def signal_to_noise(net):
+def signal_to_noise(net: Block) -> Dict[str, NDArray]:
     r"""Signal-to-noise ratio of every weight, biases included.
 
     .. math:: \frac{|\mu|}{\sigma}
@@ -40,7 +43,8 @@ def signal_to_noise(net):
     return {rho.mu.name: ndarray.array(ratio, dtype=ratio.dtype) for rho, ratio in _ratios(net).items()}
 
 
-def prune(net, fraction=None, threshold=None):
+def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
+          threshold: Optional[float] = None) -> int:
     """Prune the weights with the lowest signal-to-noise ratio.
 
     This changes ``net``: pruned weights are exactly 0 in predict mode and in every draw, get no gradient and add
@@ -87,7 +91,7 @@ def prune(net, fraction=None, threshold=None):
     return ranks.prune(pruned)
 
 
-def pruning_curve(net, fractions, evaluate):
+def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Block], Any]) -> List[Any]:
     """What ``evaluate`` makes of copies of a network that are pruned by each of ``fractions``.
 
     Parameters

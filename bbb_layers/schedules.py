@@ -5,6 +5,7 @@ Each is a weight beside the KL divergence's share in a batch, KL / num_train per
 from 0.
 """
 import math
+from typing import Callable
 
 from mxnet.gluon.contrib.estimator.event_handler import BatchBegin, TrainBegin
 
@@ -19,7 +20,7 @@ def _step(step):
     return int(step)
 
 
-def blundell(num_batches):
+def blundell(num_batches: int) -> Callable[[int], float]:
     r"""Most of the KL divergence in the first batches of an epoch (Blundell et al. 2015, section 3.4).
 
     .. math:: M \pi_i, \quad \pi_i = \frac{2^{M - i}}{2^M - 1}, \quad i = 1, \ldots, M
@@ -52,7 +53,7 @@ def blundell(num_batches):
     return weight
 
 
-def linear(num_steps, start=0.0):
+def linear(num_steps: int, start: float = 0.0) -> Callable[[int], float]:
     """Warm-up: from ``start`` at step 0 in equal steps to 1 at ``num_steps``, and 1 after that.
 
     Parameters
@@ -76,7 +77,7 @@ def linear(num_steps, start=0.0):
     return lambda step: start + (1 - start) * min(_step(step) / num_steps, 1.)
 
 
-def cyclical(cycle, ramp=0.5):
+def cyclical(cycle: int, ramp: float = 0.5) -> Callable[[int], float]:
     """Cyclical annealing: in each cycle linearly from 0 to 1 during its first part, then 1 for the rest.
 
     Parameters
@@ -127,7 +128,7 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         If ``schedule`` is not callable, or, when training begins, the Estimator's loss has no ``kl_weight``.
     """
 
-    def __init__(self, schedule, step=0):
+    def __init__(self, schedule: Callable[[int], float], step: int = 0):
         if not callable(schedule):
             raise TypeError('schedule must be a callable of the step (saw: %r)' % (schedule,))
         self.schedule = schedule

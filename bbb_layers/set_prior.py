@@ -1,15 +1,17 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Priors for a whole network."""
+from typing import Optional
+
 from mxnet import autograd
-from mxnet.gluon import HybridBlock
+from mxnet.gluon import Block, HybridBlock
 
 from . import collect, posterior
-from .priors import GaussianPrior, check_prior
+from .priors import GaussianPrior, Prior, check_prior
 
 __all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
 
 
-def set_prior(net, prior, bias_prior=None):
+def set_prior(net: Block, prior: Prior, bias_prior: Optional[Prior] = None) -> None:
     """Give all weights of a network another prior.
 
     To be called before the Trainer is made, since a learnable prior brings Parameters of its own; apart from that at
@@ -41,7 +43,7 @@ def set_prior(net, prior, bias_prior=None):
                    for rho in collect.bayesian(net)})
 
 
-def posterior_as_prior(net):
+def posterior_as_prior(net: Block) -> Block:
     """A copy of a network whose prior is the posterior of ``net``, weight by weight.
 
     For continual learning, or to centre a prior on a trained network. The KL divergence of the copy is 0 at first.

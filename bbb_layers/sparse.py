@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Sparse Dense layers: what a pruned network becomes once its zeros are to cost neither disk nor time."""
+from typing import Any, Optional, Union
+
+import numpy as np
 from mxnet import autograd, cpu, initializer, ndarray, symbol
 from mxnet.gluon import Block, Parameter, nn
 from mxnet.gluon.utils import shape_is_known
@@ -21,6 +24,8 @@ class CSRParameter(Parameter):
     Gluon has ``stype='csr'``, but only half of it: ``data``, ``_reduce`` (that is saving) and ``initialize`` raise, as
     they are written for row_sparse Parameters that a Trainer keeps. Loading, casting and cached graphs work.
     """
+
+    _deferred_init: tuple
 
     def data(self, ctx=None):
         return self._check_and_get(self._data, ctx)
@@ -98,8 +103,11 @@ class SparseDense(nn.Dense):
         forward, if ``in_units`` is still unknown.
     """
 
-    def __init__(self, units, activation=None, use_bias=True, flatten=True, dtype='float32', weight_initializer=None,
-                 bias_initializer='zeros', in_units=0, **kwargs):
+    def __init__(self, units: int, activation: Optional[str] = None, use_bias: bool = True, flatten: bool = True,
+                 dtype: Union[str, type, np.dtype] = 'float32',
+                 weight_initializer: Union[str, initializer.Initializer, None] = None,
+                 bias_initializer: Union[str, initializer.Initializer, None] = 'zeros', in_units: int = 0,
+                 **kwargs: Any):
         check_dtype('a sparse layer', dtype)
         super(SparseDense, self).__init__(
             units, activation=activation, use_bias=use_bias, flatten=flatten, dtype=dtype,
@@ -135,7 +143,7 @@ class SparseDense(nn.Dense):
         super(SparseDense, self).cast(dtype)
 
 
-def to_sparse(net):
+def to_sparse(net: Block) -> Block:
     """A plain network for inference whose Dense layers are :class:`SparseDense`, for one that is pruned.
 
     A copy in which every Bayesian layer is first made deterministic (:func:`~bbb_layers.to_deterministic`), and then

@@ -1,12 +1,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayesian networks out of trained plain ones."""
+from typing import Callable, Optional
+
 import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block, nn, rnn
 
 from . import collect, layers, posterior, recurrent
 from .checks import check_positive
-from .priors import check_prior
+from .priors import Prior, check_prior
 from .set_prior import posterior_of, replace_priors
 
 __all__ = ['to_bayesian']
@@ -18,8 +20,9 @@ BAYESIAN = {getattr(module, name): getattr(ours, 'Bayes' + name) for module, our
     (rnn, recurrent, ('RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell'))) for name in names}
 
 
-def to_bayesian(net, prior=None, bias_prior=None, sigma=0.05, fraction=None, floor=1e-3, estimator='sample',
-                kl='auto', where=None):
+def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[Prior] = None, sigma: float = 0.05,
+                fraction: Optional[float] = None, floor: float = 1e-3, estimator: str = 'sample', kl: str = 'auto',
+                where: Optional[Callable[[str, Block], bool]] = None) -> Block:
     r"""A Bayesian network out of a trained plain one, with the trained weights as the posterior's mean mu.
 
     .. math:: q(w) = N(w_0, \sigma^2), \quad \text{or with a fraction } \delta: \quad

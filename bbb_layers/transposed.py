@@ -7,10 +7,12 @@ is: on CPU its oneDNN version writes to memory that is not allocated yet ("could
 """
 from mxnet import symbol
 
+from .annotations import Mixin
+
 __all__ = ['TransposedByConvolution']
 
 
-class TransposedByConvolution(object):
+class TransposedByConvolution(Mixin):
     """Mixin for Gluon's transposed convolutions that replaces their operator; equal but for rounding.
 
     Raises

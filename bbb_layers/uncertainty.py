@@ -1,23 +1,50 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What draws of a network's predictions say: how uncertain it is, and why."""
-from collections import namedtuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 from mxnet import ndarray
 
+from .annotations import Array
 from .checks import check_array, check_fraction, check_positive, check_probabilities
 
 __all__ = ['Uncertainty', 'Interval', 'uncertainty', 'gaussian_uncertainty', 'credible_interval']
 
-Uncertainty = namedtuple('Uncertainty', 'mean total aleatoric epistemic')
-Uncertainty.__doc__ = """Predictive mean, and its uncertainty: ``total`` = ``aleatoric`` (noise in the data, which more
-data does not reduce) + ``epistemic`` (the draws disagree, which it does)."""
 
-Interval = namedtuple('Interval', 'lower upper')
-Interval.__doc__ = """The two ends of an interval."""
+# Any: NDArrays or numpy arrays, as the function was given.
+class Uncertainty(NamedTuple):
+    """Predictive mean, and its uncertainty: ``total`` = ``aleatoric`` + ``epistemic``.
+
+    Attributes
+    ----------
+    mean : NDArray or numpy array
+        Predictive mean.
+    total : NDArray or numpy array
+        Its uncertainty.
+    aleatoric : NDArray or numpy array
+        The part that is noise in the data, which more data does not reduce.
+    epistemic : NDArray or numpy array
+        The part in which the draws disagree, which it does.
+    """
+    mean: Any
+    total: Any
+    aleatoric: Any
+    epistemic: Any
 
 
-def uncertainty(probs):
+class Interval(NamedTuple):
+    """The two ends of an interval.
+
+    Attributes
+    ----------
+    lower : NDArray or numpy array
+    upper : NDArray or numpy array
+    """
+    lower: Any
+    upper: Any
+
+
+def uncertainty(probs: Array) -> Uncertainty:
     r"""Uncertainty of a classification, split by its source.
 
     .. math:: \bar p = \frac{1}{S} \sum_s p_s, \quad
@@ -59,7 +86,7 @@ def uncertainty(probs):
     return Uncertainty(*(_like(probs, value) for value in (mean, total, aleatoric, np.maximum(total - aleatoric, 0))))
 
 
-def gaussian_uncertainty(mean, variance):
+def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertainty:
     r"""Uncertainty of a regression, split by its source.
 
     .. math:: \bar m = \frac{1}{S} \sum_s m_s, \quad
@@ -111,7 +138,7 @@ def gaussian_uncertainty(mean, variance):
         means.mean(axis=0), aleatoric + epistemic, aleatoric, epistemic)))
 
 
-def credible_interval(draws, level=0.95):
+def credible_interval(draws: Array, level: float = 0.95) -> Interval:
     r"""Central credible interval: as much probability below it as above.
 
     .. math:: [Q((1 - \text{level}) / 2), \; Q((1 + \text{level}) / 2)]

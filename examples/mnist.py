@@ -106,7 +106,7 @@ def train(net, train_data, test_data, args, history):
     loss_fn = BBBLoss(net, num_train)
     trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': args.lr})
     steps, moving_loss = math.ceil(num_train / size), None
-    print('loss = NLL + KL, in nats per batch of %d; KL: the batch\'s share, %d / %d' % (size, size, num_train))
+    print("loss = NLL + KL, in nats per batch of %d; KL: the batch's share, %d / %d" % (size, size, num_train))
     print('epoch  moving loss  train accuracy  test accuracy', flush=True)
     for epoch in range(1, args.epochs + 1):
         recent = []
@@ -201,7 +201,7 @@ def print_sparse(dense, sparse, data):
             net.hybridize(static_alloc=True, static_shape=True)
             net.save_parameters(os.path.join(folder, 'params'))
             sizes.append(os.path.getsize(os.path.join(folder, 'params')))
-    for turn in range(25):
+    for _ in range(25):
         for net in (dense, sparse):
             start = time.perf_counter()
             net(data).wait_to_read()

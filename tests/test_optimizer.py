@@ -399,7 +399,7 @@ def test_other_arrays_than_before(calls):
 def test_groups_are_forgotten(calls, monkeypatch):
     monkeypatch.setattr(optimizer_module, '_MOST_GROUPS', 4)
     optimizer = FusedAdam()
-    for i in range(9):
+    for _ in range(9):
         arrays = [nd.ones((2,)) for _ in range(2)]
         states = [optimizer.create_state(j, arrays[j]) for j in range(2)]
         optimizer.update([0, 1], arrays, [nd.ones((2,))] * 2, states)

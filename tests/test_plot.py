@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 matplotlib.use('Agg')
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
-from bbb_layers import BayesDense, prune, signal_to_noise  # noqa: E402
-from bbb_layers.plot import (plot_accuracy, plot_entropy, plot_images, plot_posterior, plot_pruning_curve,  # noqa: E402
+from bbb_layers import BayesDense, prune, signal_to_noise
+from bbb_layers.plot import (plot_accuracy, plot_entropy, plot_images, plot_posterior, plot_pruning_curve,
                              plot_regression, plot_reliability, plot_signal_to_noise, plot_training)
 
 ONE, NAN, INF = [0.5], math.nan, math.inf
@@ -34,6 +34,7 @@ PICTURES = {
 
 @pytest.fixture(autouse=True)
 def close():
+    pyplot.close('all')     # other tests' figures
     settings = dict(matplotlib.rcParams)
     yield
     pyplot.close('all')

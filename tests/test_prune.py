@@ -20,7 +20,7 @@ def make(ctx=None):
     net.add(BayesDense(5, activation='relu', bias_initializer=mx.init.Normal(0.5), prior=GaussianPrior(), in_units=6),
             nn.Dense(5, in_units=5), BayesDense(3, bias_initializer=mx.init.Normal(0.5), in_units=5))
     net.initialize(mx.init.Normal(0.5), ctx=ctx)
-    for name, param in net.collect_params('.*_rho$').items():
+    for param in net.collect_params('.*_rho$').values():
         param.set_data(nd.random.normal(-1, 1, shape=param.shape))
     return net
 

@@ -44,7 +44,7 @@ def layers(request, mode):
 
 
 def same_means(layer, plain):
-    for name, param in plain._reg_params.items():
+    for name in plain._reg_params:
         getattr(plain, name).set_data(getattr(layer, name).data())
 
 

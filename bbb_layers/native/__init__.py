@@ -9,6 +9,8 @@ import ctypes
 import logging
 import os
 import threading
+from types import ModuleType
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
 import numpy as np
 from mxnet import ndarray
@@ -25,9 +27,9 @@ _LOGGER = logging.getLogger('bbb_layers')
 
 class _State(object):
     """What is known of the library in this process: ``available`` is None until someone asks."""
-    available = None
-    path = None
-    operators = {}
+    available: Optional[bool] = None
+    path: Optional[str] = None
+    operators: Dict[Tuple[ModuleType, str], Callable] = {}
     lock = threading.Lock()
 
 
@@ -57,7 +59,7 @@ def _load():
     return path
 
 
-def available():
+def available() -> bool:
     """Whether the native operators can be used. The first call compiles them, if the cache does not have them."""
     if _State.available is None:
         with _State.lock:
@@ -76,7 +78,7 @@ def available():
     return _State.available
 
 
-def operator(F, name):
+def operator(F: ModuleType, name: str) -> Callable[..., Any]:
     """The native operator ``name`` as a function on NDArrays or on Symbols.
 
     Parameters
@@ -86,7 +88,8 @@ def operator(F, name):
 
     Raises
     ------
-    MXNetError, if it does not exist, as when :func:`available` is False
+    MXNetError
+        If it does not exist, as when :func:`available` is False.
     """
     if (F, name) not in _State.operators:
         handle = OpHandle()
@@ -96,12 +99,17 @@ def operator(F, name):
     return _State.operators[F, name]
 
 
-def floats(numbers):
-    """float32 numbers as the native operators read them from an attribute."""
+def floats(numbers: Iterable[float]) -> str:
+    """Numbers as the native operators read them from an attribute: float32, in hexadecimal.
+
+    Parameters
+    ----------
+    numbers : sequence of float
+    """
     return np.asarray(numbers, dtype='float32').tobytes().hex()
 
 
-def instruction_set():
+def instruction_set() -> Optional[str]:
     """'sse2', which stands for the least that an architecture has, 'avx2' or 'avx512'; None if not loaded.
 
     BBB_LAYERS_ISA, if it is set when the library is loaded, is the most that will be used.

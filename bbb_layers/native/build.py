@@ -133,7 +133,8 @@ def library():
 
     Raises
     ------
-    BuildError, OSError or subprocess.SubprocessError, if there is none
+    BuildError, OSError, subprocess.SubprocessError
+        If there is none.
     """
     compiler, version = _compiler()
     includes, files = _includes()

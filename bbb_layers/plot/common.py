@@ -2,6 +2,7 @@
 """What the pictures share: reading arrays, checking them, a new Axes, labels and legend."""
 import math
 import reprlib
+from typing import Any, List, Optional
 
 import numpy as np
 from matplotlib import pyplot
@@ -14,7 +15,7 @@ __all__ = ['STYLES', 'axes', 'finish', 'array', 'vector', 'check', 'check_length
 STYLES = '-', '--', '-.', ':'
 
 
-def axes(ax):
+def axes(ax: Optional[Axes]) -> Axes:
     """``ax``, or that of a new figure if it is None."""
     if ax is None:
         return pyplot.subplots(layout='constrained')[1]
@@ -23,7 +24,7 @@ def axes(ax):
     return ax
 
 
-def finish(ax, xlabel, ylabel, columns=1):
+def finish(ax: Axes, xlabel: str, ylabel: str, columns: int = 1) -> Axes:
     """Label ``ax``, and put its legend above all that is drawn: the y axis grows by the height of the legend."""
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
@@ -34,12 +35,12 @@ def finish(ax, xlabel, ylabel, columns=1):
         inches = 0.2 + 0.21 * math.ceil(len(handles) / columns)
         share = min(inches * ax.figure.dpi / ax.bbox.height, 0.6)
         # auto: what the caller draws later may move the limits again.
-        ax.set_ylim(top=scale.inverted().transform(low + (high - low) / (1 - share)), auto=True)
+        ax.set_ylim(top=float(scale.inverted().transform(low + (high - low) / (1 - share))), auto=True)
         ax.legend(loc='upper center', ncol=columns, framealpha=1)
     return ax
 
 
-def array(name, values):
+def array(name: str, values: Any) -> np.ndarray:
     """``values`` as numpy array of float64."""
     try:
         if isinstance(values, (list, tuple)):
@@ -49,7 +50,8 @@ def array(name, values):
         raise TypeError('%s must be an array of numbers (saw: %s)' % (name, reprlib.repr(values))) from None
 
 
-def vector(name, values, what, per, other=None, length=None):
+def vector(name: str, values: Any, what: str, per: str, other: Optional[str] = None,
+           length: Optional[int] = None) -> np.ndarray:
     """``values`` as numpy array of shape (n,): one ``what`` for each ``per``, ``length`` of them as in ``other``."""
     values = array(name, values)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -62,7 +64,7 @@ def vector(name, values, what, per, other=None, length=None):
     return values
 
 
-def check(name, values, holds, constraint):
+def check(name: str, values: np.ndarray, holds: np.ndarray, constraint: str) -> np.ndarray:
     """ValueError with the first of ``values`` that does not hold."""
     if not holds.all():
         raise ValueError('%s must be %s (saw: %r)' % (name, constraint, float(values[~holds][0])))
@@ -76,15 +78,15 @@ def check_length(name, values, length, what):
         raise ValueError('%s must have %s, %d (saw: %d)' % (name, what, length, len(values)))
 
 
-def finite(name, values):
+def finite(name: str, values: np.ndarray) -> np.ndarray:
     return check(name, values, np.isfinite(values), 'finite')
 
 
-def in_unit_interval(name, values):
+def in_unit_interval(name: str, values: np.ndarray) -> np.ndarray:
     return check(name, values, (values >= 0) & (values <= 1), 'between 0 and 1')
 
 
-def texts(name, values, length, what):
+def texts(name: str, values: Any, length: int, what: str) -> List[str]:
     """``values`` as a list of ``length`` str."""
     check_length(name, values, length, what)
     return ['%s' % value for value in (values.asnumpy() if hasattr(values, 'asnumpy') else values)]

@@ -2,19 +2,22 @@
 """Pictures of predictions and of how sure they are."""
 import reprlib
 import textwrap
+from typing import Optional, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, FigureBase, SubFigure
 
+from ..annotations import ArrayLike
 from ..checks import check_count
 from .common import STYLES, array, axes, check, check_length, finish, finite, in_unit_interval, texts, vector
 
 __all__ = ['plot_reliability', 'plot_entropy', 'plot_regression', 'plot_images']
 
 
-def plot_reliability(confidence, accuracy, count, ax=None):
+def plot_reliability(confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLike, ax: Optional[Axes] = None) -> Axes:
     r"""Reliability diagram: how often predictions are right, against how sure they are, in bins of confidence.
 
     The legend has the expected calibration error, over the bins b with n_b of the n inputs:
@@ -74,8 +77,9 @@ def plot_reliability(confidence, accuracy, count, ax=None):
     return ax
 
 
-def plot_entropy(in_distribution, out_of_distribution, ax=None, labels=('in distribution', 'out of distribution'),
-                 bins=40):
+def plot_entropy(in_distribution: ArrayLike, out_of_distribution: ArrayLike, ax: Optional[Axes] = None,
+                 labels: Sequence[str] = ('in distribution', 'out of distribution'),
+                 bins: Union[int, Sequence[float]] = 40) -> Axes:
     """Densities of the predictive entropy of two kinds of inputs, on the same bins.
 
     Parameters
@@ -114,7 +118,9 @@ def plot_entropy(in_distribution, out_of_distribution, ax=None, labels=('in dist
     return finish(ax, 'predictive entropy (nats)', 'density of the inputs (1 / nat)')
 
 
-def plot_regression(x, mean, lower, upper, ax=None, data=None, draws=None, truth=None):
+def plot_regression(x: ArrayLike, mean: ArrayLike, lower: ArrayLike, upper: ArrayLike, ax: Optional[Axes] = None,
+                    data: Optional[Tuple[ArrayLike, ArrayLike]] = None, draws: Optional[ArrayLike] = None,
+                    truth: Optional[ArrayLike] = None) -> Axes:
     """Predictive distribution over one input variable: its mean and a credible band, in the units of the caller.
 
     Parameters
@@ -143,9 +149,10 @@ def plot_regression(x, mean, lower, upper, ax=None, data=None, draws=None, truth
         If an array is empty or not finite, the shapes do not match, or ``lower`` is above ``upper``.
     """
     x = finite('x', vector('x', x, 'number', 'input'))
-    mean, lower, upper, truth = (
-        None if values is None else finite(name, vector(name, values, 'number', 'input', 'x', len(x)))
-        for name, values in (('mean', mean), ('lower', lower), ('upper', upper), ('truth', truth)))
+    mean, lower, upper = (finite(name, vector(name, values, 'number', 'input', 'x', len(x)))
+                          for name, values in (('mean', mean), ('lower', lower), ('upper', upper)))
+    if truth is not None:
+        truth = finite('truth', vector('truth', truth, 'number', 'input', 'x', len(x)))
     check('lower', lower, lower <= upper, 'at most upper')
     if draws is not None:
         draws = array('draws', draws)
@@ -156,9 +163,9 @@ def plot_regression(x, mean, lower, upper, ax=None, data=None, draws=None, truth
         finite('draws', draws)
     if data is not None:
         check_length('data', data, 2, 'inputs and outputs')
-        data = [finite(name, vector(name, values, 'number', 'observation')) for name, values in zip(
-            ('data[0]', 'data[1]'), data)]
-        check_length('data[1]', data[1], len(data[0]), 'as many observations as data[0]')
+        inputs, outputs = (finite(name, vector(name, values, 'number', 'observation')) for name, values in zip(
+            ('data[0]', 'data[1]'), data))
+        check_length('data[1]', outputs, len(inputs), 'as many observations as data[0]')
     order = np.argsort(x, kind='stable')
     x = x[order]
     ax = axes(ax)
@@ -170,11 +177,12 @@ def plot_regression(x, mean, lower, upper, ax=None, data=None, draws=None, truth
         ax.plot(x, truth[order], color='black', linestyle='--', label='truth')
     ax.plot(x, mean[order], color='C0', linewidth=2, label='mean')
     if data is not None:
-        ax.plot(*data, color='C3', linestyle='none', marker='o', markersize=4, label='data')
+        ax.plot(inputs, outputs, color='C3', linestyle='none', marker='o', markersize=4, label='data')
     return finish(ax, 'input', 'output', columns=3)
 
 
-def plot_images(images, titles=None, columns=5, fig=None):
+def plot_images(images: ArrayLike, titles: Optional[Sequence[str]] = None, columns: int = 5,
+                fig: Union[Figure, SubFigure, None] = None) -> np.ndarray:
     """A grid of small images, filled row by row, such as those that a network is least sure of.
 
     Parameters

@@ -1,17 +1,22 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Pictures of the training."""
 import reprlib
+import typing
 from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ..annotations import ArrayLike
 from .common import STYLES, axes, finish, in_unit_interval, vector
 
 __all__ = ['plot_training', 'plot_accuracy']
 
 
-def plot_training(series, ax=None, ylabel='loss (nats per example)', xlabel='epoch'):
+def plot_training(series: typing.Mapping[str, ArrayLike], ax: Optional[Axes] = None,
+                  ylabel: str = 'loss (nats per example)', xlabel: str = 'epoch') -> Axes:
     """Curves of training: what was measured after epochs (or steps) 1, 2, ...
 
     Parameters
@@ -55,7 +60,7 @@ def plot_training(series, ax=None, ylabel='loss (nats per example)', xlabel='epo
     return finish(ax, xlabel, ylabel, columns=2)
 
 
-def plot_accuracy(train, test=None, ax=None):
+def plot_accuracy(train: ArrayLike, test: Optional[ArrayLike] = None, ax: Optional[Axes] = None) -> Axes:
     """Accuracy after each epoch.
 
     Parameters

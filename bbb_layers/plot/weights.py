@@ -1,10 +1,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Pictures of the posterior over the weights, and of what pruning them costs."""
 import math
+from typing import Optional, Sequence, Union
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from mxnet.gluon import Block
 
+from ..annotations import ArrayLike
 from ..checks import check_fraction, check_positive
 from ..prune import signal_to_noise
 from .common import STYLES, array, axes, check_length, finish, finite, in_unit_interval, texts, vector
@@ -15,7 +19,8 @@ __all__ = ['plot_posterior', 'plot_signal_to_noise', 'plot_pruning_curve']
 MAX_LEGEND = 12
 
 
-def plot_posterior(mu, sigma, ax=None, labels=None):
+def plot_posterior(mu: Union[float, ArrayLike], sigma: Union[float, ArrayLike], ax: Optional[Axes] = None,
+                   labels: Optional[Sequence[str]] = None) -> Axes:
     r"""Posterior density of one weight or several, each up to four standard deviations from its mean.
 
     .. math:: q(w) = \frac{1}{\sqrt{2 \pi} \sigma} \exp\left(-\frac{(w - \mu)^2}{2 \sigma^2}\right)
@@ -49,17 +54,17 @@ def plot_posterior(mu, sigma, ax=None, labels=None):
         form = 'mean %.4g, standard deviation %.4g' if len(mu) == 1 else r'$\mu$ = %.3g, $\sigma$ = %.3g'
         labels = [form % moments for moments in zip(mu, sigma)]
     labels = texts('labels', labels, len(mu), 'one name per weight')
-    if len(labels) > MAX_LEGEND:
-        labels = [None] * len(labels)
     deviations = np.linspace(-4, 4, 201)
     density = np.exp(-0.5 * deviations ** 2) / math.sqrt(2 * math.pi)
     ax = axes(ax)
     for index, label in enumerate(labels):
-        ax.plot(mu[index] + sigma[index] * deviations, density / sigma[index], STYLES[index % 4], label=label)
+        ax.plot(mu[index] + sigma[index] * deviations, density / sigma[index], STYLES[index % 4],
+                label=label if len(labels) <= MAX_LEGEND else None)
     return finish(ax, 'value of the weight', 'posterior density', columns=1 if len(mu) == 1 else 2)
 
 
-def plot_signal_to_noise(net, ax=None, bins=100, cut=None, kind='histogram'):
+def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int, Sequence[float]] = 100,
+                         cut: Optional[float] = None, kind: str = 'histogram') -> Axes:
     r"""Signal-to-noise ratio of all weights of a network, biases included, in decibels, and where pruning would cut.
 
     .. math:: 20 \log_{10} \frac{|\mu|}{\sigma}
@@ -134,7 +139,8 @@ def plot_signal_to_noise(net, ax=None, bins=100, cut=None, kind='histogram'):
     return finish(ax, r'signal-to-noise ratio, $20\,\log_{10}(|\mu|\,/\,\sigma)$ (dB)', ylabels[kind])
 
 
-def plot_pruning_curve(fractions, values, ax=None, ylabel='test accuracy %', baseline=None):
+def plot_pruning_curve(fractions: ArrayLike, values: ArrayLike, ax: Optional[Axes] = None,
+                       ylabel: str = 'test accuracy %', baseline: Optional[float] = None) -> Axes:
     """What pruning costs: a value for each fraction of the weights that is pruned.
 
     The axis shows the square root of the weights that are left, so that 95 %, 98 % and 100 % stay apart; its ticks are
@@ -164,15 +170,15 @@ def plot_pruning_curve(fractions, values, ax=None, ylabel='test accuracy %', bas
     fractions = in_unit_interval('fractions', vector('fractions', fractions, 'fraction', 'value'))
     values = finite('values', vector('values', values, 'value', 'fraction', 'fractions', len(fractions)))
     if baseline is not None:
-        baseline = finite('baseline', array('baseline', baseline).ravel())
-        check_length('baseline', baseline, 1, 'a single value')
+        height = finite('baseline', array('baseline', baseline).ravel())
+        check_length('baseline', height, 1, 'a single value')
     order = np.argsort(fractions, kind='stable')
     percent = 100 * fractions[order]
     ax = axes(ax)
     ax.set_xscale('function', functions=(_root_from_100, lambda root: 100 + np.sign(root) * root ** 2))
     ax.plot(percent, values[order], marker='o', markersize=4, label=None if baseline is None else 'pruned')
     if baseline is not None:
-        ax.axhline(baseline[0], color='C1', linestyle='--', label='not pruned: %.4g' % baseline[0])
+        ax.axhline(height[0], color='C1', linestyle='--', label='not pruned: %.4g' % height[0])
     ticks, room = [], 0.065 * np.ptp(_root_from_100(percent))
     for value in np.unique(percent)[::-1]:      # from the end where pruning hurts
         if not ticks or _root_from_100(ticks[-1]) - _root_from_100(value) >= room:

@@ -21,7 +21,7 @@ from timing import arguments, describe, in_turn
 from bbb_layers import BayesConv2D, BayesDense, BBBLoss, GaussianPrior, to_deterministic
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from mnist_data import load_digits  # noqa: E402
+from mnist_data import load_digits
 
 
 def network(conv, dense, **options):

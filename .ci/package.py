@@ -1,0 +1,68 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Builds sdist and wheel into dist/, and checks that each installs into an empty environment and has what it should."""
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / 'dist'
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
+#: What the installed package must have, and be, in a process that does not see this folder.
+PROBE = '''
+import pathlib, sys
+import bbb_layers
+folder = pathlib.Path(bbb_layers.__file__).parent
+assert pathlib.Path(sys.prefix) in folder.parents, folder
+assert bbb_layers.__version__ == sys.argv[1], bbb_layers.__version__
+missing = [name for name in sys.argv[2:] if not (folder / name).is_file()]
+assert not missing, missing
+'''
+
+
+def sources(*folders):
+    """The files of ``folders`` that are written by hand."""
+    return sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob('*')
+                  if path.suffix in ('.py', '.h', '.cc', '.rst') or path.name == 'py.typed')
+
+
+def check(archive, names, wanted):
+    """Exit with what is wanted and not among the names of the files in the archive."""
+    missing = sorted(set(wanted) - set(names))
+    if missing:
+        sys.exit('%s: must have %s' % (archive.name, ', '.join(missing)))
+    print('%s: %d files, %d kB' % (archive.name, len(names), archive.stat().st_size / 1000))
+
+
+def run(*command, **kwargs):
+    subprocess.run([str(part) for part in command], check=True, **kwargs)
+
+
+def main():
+    shutil.rmtree(DIST, ignore_errors=True)
+    run(sys.executable, '-m', 'build', ROOT, '--outdir', DIST, stdout=subprocess.DEVNULL)
+    (wheel,), (sdist,) = DIST.glob('*.whl'), DIST.glob('*.tar.gz')
+    package = sources('bbb_layers')
+    check(wheel, zipfile.ZipFile(wheel).namelist(), package)
+    with tarfile.open(sdist) as tar:
+        names = [name.partition('/')[2] for name in tar.getnames()]
+    check(sdist, names, package + sources('tests', 'examples', 'docs') + [
+        'LICENSE', 'README.md', 'CHANGELOG.md', 'Makefile', 'setup.py', 'pytest.ini', 'mypy.ini', 'ruff.toml',
+        '.ci/run'])
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / 'bin' / 'python'
+        for archive in (wheel, sdist):
+            run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', archive)
+            run(python, '-c', PROBE, VERSION, *[name[len('bbb_layers/'):] for name in package], cwd=folder)
+            run(python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'bbb-layers')
+            print('%s: installs, and imports' % archive.name)
+
+
+if __name__ == '__main__':
+    main()
