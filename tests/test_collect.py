@@ -2,6 +2,7 @@
 """The whole network's KL, fresh at every call, however the network is built, hybridized and called."""
 import copy
 import pickle
+import threading
 import warnings
 
 import mxnet as mx
@@ -578,6 +579,18 @@ def test_float64(container, mode):
     assert loss.dtype == np.float64 and loss_fn.kl.dtype == np.float64
 
 
+@pytest.mark.parametrize('dtypes', [('float32', np.dtype('float32')), (np.float32, 'float32'),
+                                    (np.dtype('float64'), 'float64')], ids=str)
+def test_dtypes_of_several_kinds(dtypes, mode):
+    net = nn.HybridSequential()
+    net.add(dense(7, in_units=IN, dtype=dtypes[0]), dense(OUT, in_units=7, dtype=dtypes[1]))
+    net.initialize()
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    for _ in range(2):
+        check_step(net, loss_fn, *batch(dtype=dtypes[0]))
+
+
 def test_cast_after_training(mode):
     net = make(sequential, mode)
     loss_fn = BBBLoss(net, NUM_TRAIN)
@@ -649,6 +662,28 @@ def test_gradients_do_not_depend_on_grad_req(use_native, with_loss, prior, estim
             added = reqs[name.endswith('_rho')] == 'add'
             np.testing.assert_allclose(array, second[name] + added * first[name], rtol=1e-4, atol=1e-5,
                                        err_msg='%s %s' % (reqs, name))
+
+
+def test_threads_with_a_context_each():
+    net = make(sequential, {'static_alloc': True}, ctx=[mx.cpu(0), mx.cpu(1)])
+    BBBLoss(net, NUM_TRAIN)
+    net(batch(mx.cpu(0))[0])
+    errors = []
+
+    def work(ctx):
+        try:
+            x, _ = batch(ctx)
+            for _ in range(200):
+                assert net(x).shape == (BATCH, OUT)
+        except Exception as error:  # pylint: disable=broad-except
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(mx.cpu(i),)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
 
 
 @pytest.mark.parametrize('between', ['predict', 'pause', 'recorded predict', 'train without record', 'part'])
