@@ -23,6 +23,7 @@ import weakref
 from types import MethodType
 from typing import Callable, Dict
 
+import numpy as np
 from mxnet import autograd, ndarray, symbol
 from mxnet.attribute import AttrScope
 from mxnet.context import current_context
@@ -263,16 +264,17 @@ class _Tap(object):
     Terms of one dtype leave the graph in one array: MXNet takes its time for each output, and for each operator that
     makes one.
     """
-    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state')
+    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state', 'lock')
 
     def __init__(self):
         self.base = self.graph = self.state = None
         self.rhos, self.groups = [], []
+        self.lock = threading.RLock()
 
     def pack(self, terms):
         """The outputs of the graph for the KL ``terms`` of ``rhos``, Symbols."""
-        self.groups = [[i for i, rho in enumerate(self.rhos) if rho.mu.dtype == dtype]
-                       for dtype in dict.fromkeys(rho.mu.dtype for rho in self.rhos)]
+        dtypes = [np.dtype(rho.mu.dtype) for rho in self.rhos]      # they come as strings, types and numpy.dtype
+        self.groups = [[i for i, other in enumerate(dtypes) if other == dtype] for dtype in dict.fromkeys(dtypes)]
         return [symbol.concat(*[terms[i] for i in group], dim=0) for group in self.groups]
 
     def unpack(self, arrays):
@@ -383,30 +385,36 @@ def _call_cached_op(self, *args):
     if runs_eagerly(self):
         return type(self)._call_cached_op(self, *args)
     tapped = self.__dict__[_TAP]
-    if self._cached_op is not None and native_draw.state_of(tapped.rhos) != tapped.state:
-        self._clear_cached_op()
-    if self._cached_op is None:
-        if self._cached_graph and self._cached_graph is not tapped.base:
-            self._clear_cached_op()     # a graph from elsewhere, such as Block.load, has no KL terms
-        rhos = posterior_parameters(self)
-        if not native_draw.shapes_are_known(rhos):
-            # The native operator is only in a graph that is traced after this.
-            self._deferred_infer_shape(*args)
-            self._clear_cached_op()
-            native_draw.forget_shapes(rhos)
-        self._build_cache(*args)
-        tapped.state = native_draw.state_of(tapped.rhos)
-    # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
-    own_format = self._out_format
-    self._out_format = [own_format, [0] * len(tapped.groups)]
-    try:
-        output, terms = type(self)._call_cached_op(self, *args)
-    finally:
-        self._out_format = own_format
+    with tapped.lock:       # threads may run one network, each on a context of its own
+        output, terms = _run_graph(self, tapped, args)
     frame = current_frame(ndarray)
     if frame is not None and autograd.is_training():
         frame.deposit(tapped.unpack(terms), next(leaves(args)).ctx)
     return output
+
+
+def _run_graph(block, tapped, args):
+    """The output of a tapped block, and its KL terms as arrays; traces its graph if there is none that fits."""
+    if block._cached_op is not None and native_draw.state_of(tapped.rhos) != tapped.state:
+        block._clear_cached_op()
+    if block._cached_op is None:
+        if block._cached_graph and block._cached_graph is not tapped.base:
+            block._clear_cached_op()    # a graph from elsewhere, such as Block.load, has no KL terms
+        rhos = posterior_parameters(block)
+        if not native_draw.shapes_are_known(rhos):
+            # The native operator is only in a graph that is traced after this.
+            block._deferred_infer_shape(*args)
+            block._clear_cached_op()
+            native_draw.forget_shapes(rhos)
+        block._build_cache(*args)
+        tapped.state = native_draw.state_of(tapped.rhos)
+    # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
+    own_format = block._out_format
+    block._out_format = [own_format, [0] * len(tapped.groups)]
+    try:
+        return type(block)._call_cached_op(block, *args)
+    finally:
+        block._out_format = own_format
 
 
 def runs_eagerly(block):

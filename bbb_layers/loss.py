@@ -110,10 +110,15 @@ class BBBLoss(Loss):
         self._net = _Reference(net)
         self._nll = self._kl = None
         self._last_weight: Any = None
-        # One of ours is known to be the same as a graph, which is faster. Not a child: its Parameters are this one's.
-        ours = type(self.likelihood).__module__ == CategoricalNLLLoss.__module__
-        self.__dict__['_graph'] = _Graph(self.likelihood) if ours else None
         collect.tap(net)
+
+    def __setattr__(self, name, value):
+        super(BBBLoss, self).__setattr__(name, value)
+        if name == 'likelihood':
+            # One of ours is known to be the same as a graph, which is faster. Not a child: its Parameters are this
+            # one's.
+            ours = type(value).__module__ == CategoricalNLLLoss.__module__
+            self.__dict__['_graph'] = _Graph(value) if ours else None
 
     @property
     def num_train(self) -> float:
@@ -164,10 +169,10 @@ class BBBLoss(Loss):
 
     def _as_array(self, number, like):
         """``number`` as an array of ``like``'s kind, the last one if it fits."""
-        key = number, like.dtype, like.context
-        if self._last_weight is None or self._last_weight[0] != key:
-            self._last_weight = key, ndarray.full((1,), number, ctx=like.context, dtype=like.dtype)
-        return self._last_weight[1]
+        key, last = (number, like.dtype, like.context), self._last_weight
+        if last is None or last[0] != key:
+            last = self._last_weight = key, ndarray.full((1,), number, ctx=like.context, dtype=like.dtype)
+        return last[1]
 
     def _nll_per_example(self, output, label, sample_weight, batch_size):
         per_example = sample_weight is not None and sample_weight.size == batch_size and (
@@ -207,7 +212,7 @@ class BBBLoss(Loss):
             memo[id(net)] = net     # a copy of the loss alone stays a loss of the same network
         else:
             net = copy.deepcopy(net, memo)      # may be a part of the same thing, and come later
-        memo[id(self._graph)] = None
+        memo[id(self._graph)] = memo[id(self._last_weight)] = None     # an array's copy could be on another context
         new = collect.copy_block(self, memo)
         new.__dict__['_graph'] = self._graph and _Graph(new.likelihood)
         if alone:

@@ -96,7 +96,9 @@ def draw(F, mu, rho, prior=None, noise=None):
     kl : shape (1,), nats, or None
     """
     sigma, alive = sigma_from_rho(F, rho), kept(rho)
-    weight = (mu + sigma * (noise_like(F, mu) if noise is None else noise)) * alive
+    # Not ``mu +``: where a summand is a Parameter whose grad_req is 'add' in a graph, or 'null' in a static one, MXNet
+    # 1.9.1 hands a wrong gradient to the other summand, and so to rho.
+    weight = F.add_n(mu, sigma * (noise_like(F, mu) if noise is None else noise)) * alive
     return weight, None if prior is None else kl_term(F, prior, mu, sigma, weight, alive)
 
 

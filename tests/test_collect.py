@@ -2,6 +2,7 @@
 """The whole network's KL, fresh at every call, however the network is built, hybridized and called."""
 import copy
 import pickle
+import threading
 import warnings
 
 import mxnet as mx
@@ -11,7 +12,7 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, kl_divergence
+from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, kl_divergence, native
 
 NUM_TRAIN = 50
 BATCH, IN, OUT = 6, 5, 4
@@ -578,6 +579,18 @@ def test_float64(container, mode):
     assert loss.dtype == np.float64 and loss_fn.kl.dtype == np.float64
 
 
+@pytest.mark.parametrize('dtypes', [('float32', np.dtype('float32')), (np.float32, 'float32'),
+                                    (np.dtype('float64'), 'float64')], ids=str)
+def test_dtypes_of_several_kinds(dtypes, mode):
+    net = nn.HybridSequential()
+    net.add(dense(7, in_units=IN, dtype=dtypes[0]), dense(OUT, in_units=7, dtype=dtypes[1]))
+    net.initialize()
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    for _ in range(2):
+        check_step(net, loss_fn, *batch(dtype=dtypes[0]))
+
+
 def test_cast_after_training(mode):
     net = make(sequential, mode)
     loss_fn = BBBLoss(net, NUM_TRAIN)
@@ -617,6 +630,60 @@ def test_grad_req_null(mode):
         np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
         assert abs(net[0].weight_rho.grad().asnumpy()).min() > 0
         assert abs(net[1].weight.grad().asnumpy()).min() > 0
+
+
+@pytest.mark.parametrize('estimator', ['sample', 'flipout'])
+@pytest.mark.parametrize('prior', [ScaleMixturePrior(), GaussianPrior()], ids=['sampled', 'closed form'])
+@pytest.mark.parametrize('with_loss', [False, True])
+@pytest.mark.parametrize('use_native', [False, True])
+def test_gradients_do_not_depend_on_grad_req(use_native, with_loss, prior, estimator, mode, monkeypatch):
+    if not use_native:
+        monkeypatch.setattr(native._State, 'available', False)
+    net = make(lambda: dense(OUT, in_units=IN, prior=prior, estimator=estimator), mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN) if with_loss else None
+    x, y = batch()
+
+    def gradients(mu_req, rho_req, seeds=(1, 2)):
+        for param in net.collect_params().values():
+            param.grad_req = rho_req if param.name.endswith('_rho') else mu_req
+            param.zero_grad()
+        hybridize(net, mode)
+        for seed in seeds:
+            mx.random.seed(seed)
+            with autograd.record():
+                loss = loss_fn(net(x), y) if with_loss else net(x).square()
+            loss.backward()
+        params = net.collect_params().items()
+        return {name: param.grad().asnumpy() for name, param in params if param.grad_req != 'null'}
+
+    first, second = (gradients('write', 'write', [seed]) for seed in (1, 2))
+    for reqs in (('add', 'add'), ('add', 'write'), ('write', 'add'), ('null', 'write'), ('write', 'null')):
+        for name, array in gradients(*reqs).items():
+            added = reqs[name.endswith('_rho')] == 'add'
+            np.testing.assert_allclose(array, second[name] + added * first[name], rtol=1e-4, atol=1e-5,
+                                       err_msg='%s %s' % (reqs, name))
+
+
+def test_threads_with_a_context_each():
+    net = make(sequential, {'static_alloc': True}, ctx=[mx.cpu(0), mx.cpu(1)])
+    BBBLoss(net, NUM_TRAIN)
+    net(batch(mx.cpu(0))[0])
+    errors = []
+
+    def work(ctx):
+        try:
+            x, _ = batch(ctx)
+            for _ in range(200):
+                assert net(x).shape == (BATCH, OUT)
+        except Exception as error:  # pylint: disable=broad-except
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(mx.cpu(i),)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
 
 
 @pytest.mark.parametrize('between', ['predict', 'pause', 'recorded predict', 'train without record', 'part'])

@@ -371,6 +371,26 @@ def test_copy_of_the_loss_alone_is_a_loss_of_the_same_network(net):
     train(net, other)
 
 
+def test_copy_of_a_loss_on_another_context(mode):
+    net = hybridize(BayesDense(5, in_units=3), mode)
+    net.initialize(ctx=mx.cpu(1))
+    loss_fn = BBBLoss(net, 10)
+    x, y = X.as_in_context(mx.cpu(1)), Y.as_in_context(mx.cpu(1))
+    train(net, loss_fn, x, y)
+    assert train(net, copy.deepcopy(loss_fn), x, y)[1].context == mx.cpu(1)
+
+
+def test_another_likelihood_afterwards(mode):
+    net = hybridize(BayesDense(1, in_units=3), mode)
+    net.initialize()
+    loss_fn = BBBLoss(net, 10, likelihood=GaussianNLLLoss(sigma=1.))
+    train(net, loss_fn, y=nd.ones(6))
+    loss_fn.likelihood = GaussianNLLLoss(sigma=0.1)
+    output, _ = train(net, loss_fn, y=nd.ones(6))
+    expected = GaussianNLLLoss(sigma=0.1)(output, nd.ones(6))
+    np.testing.assert_allclose(loss_fn.nll.asnumpy(), expected.asnumpy(), rtol=1e-5)
+
+
 @pytest.mark.parametrize('likelihood', [None, gluon.loss.SoftmaxCrossEntropyLoss()], ids=['ours', "Gluon's"])
 def test_a_loss_that_fails_has_not_used_the_kl_terms(likelihood, mode):
     net = hybridize(BayesDense(3, in_units=2), mode)
