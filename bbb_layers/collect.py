@@ -451,6 +451,7 @@ def copy_block(block, memo):
 
 
 def _copy(block, memo):
+    own_scopes = {id(child._scope) for child in walk(block)}
     for child in walk(block):
         for param in child._reg_params.values():
             memo[id(param._trainer)] = None
@@ -463,6 +464,11 @@ def _copy(block, memo):
                 memo[id(child._cached_graph)] = ()
             memo[id(child._cached_op)] = None
             memo[id(child._cached_op_args)] = []
+        # Gluon leaves there from which block's name scope this one's was last entered: if a network around ``block``
+        # has run hybridized, it would be copied too. By setdefault, since it may be what is copied.
+        around = child._scope._old_scope
+        if around is not None and id(around) not in own_scopes:
+            memo.setdefault(id(around), None)
     new = block.__class__.__new__(block.__class__)
     memo[id(block)] = new
     for name, value in block.__dict__.items():

@@ -12,7 +12,8 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, kl_divergence, native
+from bbb_layers import (BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, collect, kl_divergence,
+                        native)
 
 NUM_TRAIN = 50
 BATCH, IN, OUT = 6, 5, 4
@@ -553,6 +554,23 @@ def test_deepcopy(build, mode):
 def test_deepcopy_before_the_loss(build):
     net = copy.deepcopy(make(build, None))
     check_training(net, BBBLoss(net, NUM_TRAIN))
+
+
+def test_a_copy_leaves_behind_another_network_around_it(mode):
+    body, x, y = dense(3, in_units=IN), *batch()
+    heads = [dense(OUT, in_units=3) for _ in range(2)]
+    first, second = nn.HybridSequential(), nn.HybridSequential()
+    for net, head in (first, heads[0]), (second, heads[1]):
+        net.add(body, head)
+        hybridize(net, mode)
+    for part in [body] + heads:
+        part.initialize()
+    forward_and_loss(first, BBBLoss(first, NUM_TRAIN), x, y)
+    for part in body, second:
+        other = copy.deepcopy(part)
+        np.testing.assert_array_equal(other(x).asnumpy(), part(x).asnumpy())
+        for block in collect.walk(other):
+            assert getattr(block._scope._old_scope, '_block', other) in collect.walk(other)
 
 
 def test_deepcopy_of_the_loss(mode):
