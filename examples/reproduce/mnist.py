@@ -14,10 +14,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
 import runs
+
+HERE = Path(__file__).resolve().parent
 
 
 def arguments(argv=None):
@@ -93,6 +92,7 @@ def do_one(args):
     from mxnet import nd
 
     import train
+    sys.path.append(str(HERE.parent))
     from mnist_data import load_digits, load_mnist
     every = runs.selection_runs() + runs.final_runs(chosen(results_of(args.results)))
     run = next(run for run in every if run.name == args.run)
