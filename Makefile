@@ -5,9 +5,9 @@
 PYTHON ?=
 ARGS ?=
 
-CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3.8 python3 python)
+CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3.8 python3.12 python3 python)
 # Prints the version of a Python on which MXNet 1.9.1 runs and which can make a virtual environment.
-PROBE = import sys, venv, ensurepip; assert (3, 8) <= sys.version_info[:2] <= (3, 11); print("%d.%d" % sys.version_info[:2])
+PROBE = import sys, venv, ensurepip; assert (3, 8) <= sys.version_info[:2] <= (3, 12); print("%d.%d" % sys.version_info[:2])
 FOUND := $(shell for python in $(CANDIDATES); do \
 	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
 VENV = .venv/$(lastword $(FOUND))
@@ -38,7 +38,7 @@ clean:
 python:
 	@test -n "$(FOUND)" || { \
 	  echo "No usable Python found among: $(CANDIDATES)." >&2; \
-	  echo "MXNet 1.9.1 needs CPython 3.8, 3.9, 3.10 or 3.11, with its venv module (Debian: python3-venv)." >&2; \
+	  echo "MXNet 1.9.1 needs CPython 3.8 to 3.12 (3.13 has no NumPy below 2), with its venv module (Debian: python3-venv)." >&2; \
 	  echo "Install one, or name one: make test PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 # The extra that a target needs, installed anew only when what is to be installed has changed.

@@ -9,8 +9,8 @@ version = re.search(r"__version__ = '(.+)'", (here / 'bbb_layers' / '__init__.py
 
 plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
-# MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed.
-onnx = ['onnx<1.15', 'onnxruntime']
+# MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed; earlier ones have no wheels for CPython 3.12.
+onnx = ["onnx<1.15; python_version < '3.12'", "onnxruntime; python_version < '3.12'"]
 # For work on the package: the reference, and what make check runs.
 docs = plot + ['sphinx']
 check = plot + ['build', 'mypy', 'ruff']
@@ -24,9 +24,11 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
     package_data={'bbb_layers': ['py.typed'], 'bbb_layers.native': ['src/*.h', 'src/*.cc']},
-    # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed.
-    python_requires='>=3.8,<3.12',
-    install_requires=['mxnet>=1.9.1,<2', 'numpy<1.24'],
+    # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed and bbb_layers brings back; it also uses distutils, which
+    # CPython 3.12 removed and setuptools has. On 3.13 and later there is no numpy below 2, which mxnet cannot use.
+    python_requires='>=3.8,<3.13',
+    install_requires=['mxnet>=1.9.1,<2', "numpy<1.24; python_version < '3.12'",
+                      "numpy>=1.26,<2; python_version >= '3.12'", "setuptools; python_version >= '3.12'"],
     extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs, 'check': check,
                     'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[

@@ -7,11 +7,10 @@ import zlib
 # The tests run in as many processes as there are processors.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+from bbb_layers import native     # before mxnet, see bbb_layers/_numpy_bool.py
 import mxnet as mx
 import numpy as np
 import pytest
-
-from bbb_layers import native
 
 #: Every way to run a network: eager, hybridized, and with a static graph.
 MODES = [None, {}, {'static_alloc': True, 'static_shape': True}]

@@ -23,15 +23,16 @@ CANDIDATES = {
     'sgd': {'lr 0.1': {'lr': 0.1}, 'lr 0.03': {'lr': 0.03}},
     'dropout': {'0.2 and 0.5': {'lr': 1e-3, 'dropout': (0.2, 0.5)}, '0 and 0.5': {'lr': 1e-3, 'dropout': (0., 0.5)}},
     'gaussian': {
+        'sigma 1': {'lr': 1e-3, 'sigma': 1.},
         'sigma 0.37': {'lr': 1e-3, 'sigma': 0.37},
         'sigma 0.1': {'lr': 1e-3, 'sigma': 0.1},
         'sigma 0.1, local': {'lr': 1e-3, 'sigma': 0.1, 'estimator': 'local'}},
     'mixture': {
         'sigma1 1': {'lr': 1e-3, 'pi': 0.5, 'sigma1': 1., 'sigma2': 0.0025},
         'sigma1 0.37': {'lr': 1e-3, 'pi': 0.5, 'sigma1': 0.37, 'sigma2': 0.0025},
-        'sigma1 0.37, lr 2e-3': {'lr': 2e-3, 'pi': 0.5, 'sigma1': 0.37, 'sigma2': 0.0025},
-        'sigma1 0.14': {'lr': 1e-3, 'pi': 0.5, 'sigma1': 0.14, 'sigma2': 0.0025},
-        'sigma1 0.37, flipout': {'lr': 1e-3, 'pi': 0.5, 'sigma1': 0.37, 'sigma2': 0.0025, 'estimator': 'flipout'}}}
+        'sigma1 1, lr 2e-3': {'lr': 2e-3, 'pi': 0.5, 'sigma1': 1., 'sigma2': 0.0025},
+        'sigma1 1, pi 0.25': {'lr': 1e-3, 'pi': 0.25, 'sigma1': 1., 'sigma2': 0.0025},
+        'sigma1 1, flipout': {'lr': 1e-3, 'pi': 0.5, 'sigma1': 1., 'sigma2': 0.0025, 'estimator': 'flipout'}}}
 
 
 class Run(namedtuple('Run', 'method candidate units seed held_out epochs')):

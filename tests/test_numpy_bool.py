@@ -1,0 +1,54 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""MXNet wants numpy.bool, and some NumPys have none: each case is a process of its own, with a NumPy made to fit."""
+import subprocess
+import sys
+
+import pytest
+
+#: NumPy as if of another version, with numpy.bool as that one has it.
+FAKE = '''
+import warnings
+warnings.simplefilter('ignore')
+import numpy
+numpy.__version__ = %r
+others = numpy.__getattr__
+def missing(name):
+    if name == 'bool':
+        raise AttributeError('numpy has no bool')
+    return others(name)
+numpy.__getattr__ = missing
+vars(numpy).pop('bool', None)
+%s
+'''
+RESTORED = 'import bbb_layers, mxnet; assert numpy.bool is bool; assert mxnet.np.bool is bool'
+AFTER_A_FAILURE = '''
+try:
+    import mxnet
+except AttributeError as error:
+    assert 'bool' in str(error)
+import bbb_layers
+'''
+
+
+def run(version, code):
+    done = subprocess.run([sys.executable, '-c', FAKE % (version, code)], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, universal_newlines=True)
+    print(done.stdout)
+    return done
+
+
+@pytest.mark.parametrize('version', ['1.24.0', '1.26.4'])
+def test_brings_numpy_bool_back(version):
+    assert run(version, RESTORED).returncode == 0
+
+
+def test_is_silent_where_numpy_has_it():
+    done = run('1.23.5', "numpy.__getattr__ = others\nimport bbb_layers\nassert 'bool' not in vars(numpy)")
+    assert done.returncode == 0
+
+
+def test_says_so_where_mxnet_was_imported_before_and_failed():
+    done = run('1.26.4', AFTER_A_FAILURE)
+    assert done.returncode == 1
+    assert 'ImportError: mxnet was imported before bbb_layers and failed' in done.stdout
+    assert 'numpy is 1.26.4' in done.stdout
