@@ -2,7 +2,8 @@
 """What a posterior around trained weights is good for, on 5,000 MNIST digits: to know the unknown, and to forget less.
 
 Out of distribution: a plain convolutional net is trained without the digits 8 and 9, made Bayesian around its weights
-(MOPED, Krishnan et al. 2020) and trained on. How well does predictive entropy tell what it has never seen?
+(MOPED, Krishnan et al. 2020) and trained on. How well does predictive entropy tell what it has never seen? The plain
+net is trained as long; with seeds 0 and 1 Monte Carlo tells better than it, with seed 2 no better.
 
 Continual learning (VCL, Nguyen et al. 2018): the digits come with their pixels in one random order after the other, to
 one net with one head, as in the paper's experiment on permuted MNIST; the old posterior is the prior of the next task.
@@ -118,13 +119,17 @@ def main():
     digits = load_digits(seed=args.seed)
     # As in the paper of Bayes by Backprop, pixels are divided by 126.
     digits = [part if part.ndim == 1 else part[:, None] / np.float32(126) for part in digits]
-    epochs, task_epochs, num_tasks, num_draws = (1, 2, 2, 4) if args.quick else (10, 10, 5, 32)
+    epochs, task_epochs, num_tasks, num_draws = 10, 10, 5, 32
+    if args.quick:
+        epochs, task_epochs, num_tasks, num_draws = 2, 4, 2, 4
+        digits[:2] = [part[:1500] for part in digits[:2]]
 
     print('Out of distribution')
     known, unseen, turned = detect_the_unknown(digits, epochs, num_draws)
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
-    plot_entropy(known, unseen, axes[0], labels=('digits 0 to 7', 'digits 8 and 9, never seen'))
-    plot_entropy(known, turned, axes[1], labels=('digits 0 to 7', 'the same, turned by 90 degrees'))
+    for ax, others, label in zip(axes, (unseen, turned), ('8 and 9, never seen', '0 to 7, turned by 90 degrees')):
+        ax.set_yscale('log')        # most known digits are within the first bin
+        plot_entropy(known, others, ax, labels=('digits 0 to 7', 'digits ' + label), bins=30)
     figure.suptitle('Monte Carlo, %d draws' % num_draws)
     example.save_figure(figure, args.output, 'finetune')
 

@@ -121,11 +121,11 @@ def main():
     units, epochs, num_draws = 128, 16, 32
     if args.quick:
         indices, units, epochs, num_draws = indices[:20000], 32, 3, 4
-    tenth = len(indices) // 10
-    parts = [make_batches(part) for part in np.split(indices, [8 * tenth, 9 * tenth])]      # one after the other
+    size = len(indices)
+    parts = [make_batches(part) for part in np.split(indices, [size * 8 // 10, size * 9 // 10])]
     train_batches, valid_batches, test_batches = parts
     print('%d characters, %d kinds; training, validation and test: %s' % (
-        len(indices), len(alphabet), ', '.join('%d' % sum(label.size for _, label in part) for part in parts)))
+        size, len(alphabet), ', '.join('%d' % sum(label.size for _, label in part) for part in parts)))
 
     plain = LanguageModel((nn.Embedding, rnn.LSTM, nn.Dense), len(alphabet), units)
     bayes = LanguageModel((BayesEmbedding, BayesLSTM, BayesDense), len(alphabet), units,
@@ -153,9 +153,11 @@ def main():
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
     plot_training(curves, axes[0], ylabel='bits per character')
     axes[0].set_title('training and validation')
-    plot_training({'Monte Carlo': monte_carlo, 'posterior mean': [mean_bits] * num_draws,
-                   'plain': [plain_bits] * num_draws}, axes[1], ylabel='bits per character', xlabel='number of draws')
-    axes[1].set_title('test')
+    axes[1].plot(range(1, num_draws + 1), monte_carlo, marker='o', markersize=4, label='Monte Carlo')
+    for name, value, style in ('plain', plain_bits, ':'), ('posterior mean', mean_bits, '--'):
+        axes[1].axhline(value, color='0.3', linestyle=style, label=name)
+    axes[1].set(title='test', xlabel='number of draws', ylabel='bits per character')
+    axes[1].legend()
     example.save_figure(figure, args.output, 'language_model')
 
 
