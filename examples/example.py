@@ -22,10 +22,16 @@ def parser(description, output):
     """A parser of the arguments that all examples take; ``output`` is the name of their folder in results/."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument('--quick', action='store_true', help='less of everything: a few seconds, for a first look')
-    made.add_argument('--seed', type=int, default=0, metavar='N', help='default %(default)s')
+    made.add_argument('--seed', type=_seed, default=0, metavar='N', help='default %(default)s')
     made.add_argument('--output', default=os.path.join('results', output), metavar='DIR',
                       help='folder for pictures; default %(default)s')
     return made
+
+
+def _seed(text):
+    if not (text.isdigit() and int(text) < 2 ** 31):
+        raise argparse.ArgumentTypeError('must be a whole number from 0 to 2147483647 (saw: %r)' % text)
+    return int(text)
 
 
 def seed_all(seed):
