@@ -8,10 +8,10 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
 
 import matplotlib
+from bbb_layers.checkpoint import write_atomically
 import mxnet as mx
 import numpy as np
 
-from bbb_layers.checkpoint import write_atomically
 
 matplotlib.use('Agg')       # pictures go to files: no display is needed
 

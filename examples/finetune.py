@@ -12,15 +12,15 @@ among three settings by the accuracies that are printed, with seed 0: look at ot
 """
 import example      # before mxnet
 
+from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianPrior, metrics, posterior_as_prior, predict,
+                        to_bayesian, uncertainty)
+from bbb_layers.plot import plot_entropy, plot_training
 import mxnet as mx
 import numpy as np
 from matplotlib import pyplot
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianPrior, metrics, posterior_as_prior, predict,
-                        to_bayesian, uncertainty)
-from bbb_layers.plot import plot_entropy, plot_training
 from mnist_data import load_digits
 
 UNSEEN = 8, 9

@@ -11,6 +11,8 @@ divergence counts a tenth of that, a tempered ("cold") posterior.
 """
 import example      # before mxnet
 
+from bbb_layers import BayesDense, BayesEmbedding, BayesLSTM, BBBLoss, CategoricalNLLLoss, GaussianPrior, draw
+from bbb_layers.plot import plot_training
 import mxnet as mx
 import numpy as np
 from matplotlib import pyplot
@@ -18,8 +20,6 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn, rnn
 from pydoc_data.topics import topics
 
-from bbb_layers import BayesDense, BayesEmbedding, BayesLSTM, BBBLoss, CategoricalNLLLoss, GaussianPrior, draw
-from bbb_layers.plot import plot_training
 
 BATCH_SIZE = 16         # streams that are read side by side
 CHUNK = 50              # characters between two steps, and as far as the gradients go back

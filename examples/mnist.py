@@ -15,14 +15,14 @@ import time
 os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
 
 import matplotlib
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, signal_to_noise,
+                        to_deterministic, to_sparse, uncertainty)
+from bbb_layers.plot import plot_accuracy, plot_images, plot_posterior, plot_signal_to_noise
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 from tqdm import tqdm
 
-from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, signal_to_noise,
-                        to_deterministic, to_sparse, uncertainty)
-from bbb_layers.plot import plot_accuracy, plot_images, plot_posterior, plot_signal_to_noise
 from mnist_arguments import parse_arguments, reason
 from mnist_data import DataError, load_digits, load_mnist
 

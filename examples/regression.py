@@ -8,6 +8,9 @@ Bayesian linear regression. All networks learn the standard deviation of the noi
 """
 from example import parser, save_figure, seed_all       # before mxnet
 
+from bbb_layers import (BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, credible_interval, gaussian_uncertainty,
+                        predict)
+from bbb_layers.plot import plot_regression
 import mxnet as mx
 import numpy as np
 from matplotlib import pyplot
@@ -18,9 +21,6 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bbb_layers import (BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, credible_interval, gaussian_uncertainty,
-                        predict)
-from bbb_layers.plot import plot_regression
 
 UNITS, DRAWS, BAYES, PLAIN = 50, 200, 'Bayes by Backprop', 'plain network'
 

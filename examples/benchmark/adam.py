@@ -7,13 +7,13 @@ contenders take turns, and the ratio is the median of each turn's. Prints a Mark
 import math
 
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
+import bbb_layers.optimizer  # noqa: F401 pylint: disable=unused-import  (registers 'fusedadam')
+from bbb_layers import BayesDense, BBBLoss, ScaleMixturePrior, native
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
 from timing import TrainingStep, arguments, describe, turn
 
-import bbb_layers.optimizer  # noqa: F401 pylint: disable=unused-import  (registers 'fusedadam')
-from bbb_layers import BayesDense, BBBLoss, ScaleMixturePrior, native
 
 INPUTS, OUTPUTS, NUM_TRAIN = 784, 10, 60000
 OPTIMIZERS = ('adam', 'fusedadam')

@@ -6,12 +6,12 @@ Gaussian prior. A recurrent layer has only the estimator 'sample', so that of th
 Markdown table.
 """
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
+import bbb_layers as bbb
 import mxnet as mx
 from mxnet import gluon, nd
 from mxnet.gluon import nn, rnn
 from timing import TrainingStep, arguments, describe, in_turn
 
-import bbb_layers as bbb
 
 NUM_TRAIN = 60000
 ESTIMATORS = 'sample', 'local', 'flipout'

@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
+from bbb_layers import BayesConv2D, BayesDense, BBBLoss, GaussianPrior, to_deterministic
 import mxnet as mx
 import numpy as np
 import onnxruntime
@@ -18,7 +19,6 @@ from mxnet.contrib import quantization
 from mxnet.gluon import nn
 from timing import arguments, describe, in_turn
 
-from bbb_layers import BayesConv2D, BayesDense, BBBLoss, GaussianPrior, to_deterministic
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from mnist_data import load_digits

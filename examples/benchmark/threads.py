@@ -16,9 +16,8 @@ def serve():
     """Times a turn of steps, and one of predictions, for each line of input."""
     import time
 
+    import step_time    # which imports bbb_layers before mxnet
     import mxnet as mx
-
-    import step_time
 
     mx.random.seed(0)
     data = mx.nd.random.uniform(0, 2, shape=(128, step_time.INPUTS))

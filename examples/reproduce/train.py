@@ -4,13 +4,13 @@ import json
 import os
 import time
 
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, uncertainty
+from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, uncertainty
-from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from runs import BATCH
 
 DRAWS = 32

@@ -5,14 +5,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import bbb_layers
+from bbb_layers import native
 import mxnet as mx
 from mxnet import nd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import bbb_layers
 import step_time
-from bbb_layers import native
 
 mx.random.seed(0)
 
