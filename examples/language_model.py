@@ -20,7 +20,6 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn, rnn
 from pydoc_data.topics import topics
 
-
 BATCH_SIZE = 16         # streams that are read side by side
 CHUNK = 50              # characters between two steps, and as far as the gradients go back
 CLIP = 0.5              # largest norm of the gradient, per character

@@ -15,8 +15,8 @@ import time
 os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
 
 import matplotlib
-from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, signal_to_noise,
-                        to_deterministic, to_sparse, uncertainty)
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, native, predict, prune,
+                        signal_to_noise, to_deterministic, to_sparse, uncertainty)
 from bbb_layers.plot import plot_accuracy, plot_images, plot_posterior, plot_signal_to_noise
 import mxnet as mx
 import numpy as np
@@ -106,6 +106,7 @@ def train(net, train_data, test_data, args, history):
     loss_fn = BBBLoss(net, num_train)
     trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': args.lr})
     steps, moving_loss = math.ceil(num_train / size), None
+    native.available()      # if they must be compiled, that is now and not in the middle of the table
     print("loss = NLL + KL, in nats per batch of %d; KL: the batch's share, %d / %d" % (size, size, num_train))
     print('epoch  moving loss  train accuracy  test accuracy', flush=True)
     for epoch in range(1, args.epochs + 1):

@@ -21,7 +21,6 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-
 UNITS, DRAWS, BAYES, PLAIN = 50, 200, 'Bayes by Backprop', 'plain network'
 
 

@@ -70,7 +70,7 @@ def start(code=USE, **environment):
 
 def finish(process):
     """What it printed, and what its log says about the operators in use."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     print(out, err)
     assert process.returncode == 0
     return out.splitlines(), [line for line in err.splitlines() if line.startswith('bbb_layers INFO')]

@@ -14,7 +14,6 @@ import numpy as np
 from mxnet import gluon, nd
 from timing import TrainingStep, arguments, describe, turn
 
-
 INPUTS, OUTPUTS, NUM_TRAIN = 784, 10, 60000
 OPTIMIZERS = ('adam', 'fusedadam')
 

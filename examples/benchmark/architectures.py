@@ -12,7 +12,6 @@ from mxnet import gluon, nd
 from mxnet.gluon import nn, rnn
 from timing import TrainingStep, arguments, describe, in_turn
 
-
 NUM_TRAIN = 60000
 ESTIMATORS = 'sample', 'local', 'flipout'
 

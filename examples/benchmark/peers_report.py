@@ -178,7 +178,6 @@ def summary(results):
                                             '>ours / this', '>peak MB')]
     return table(header, rows), targets(results)
 
-
 INTRODUCTION = """# Benchmark
 
 Written by `make benchmark`. Bayes by Backprop and deterministic training of a perceptron, CPU, float32, Adam, one batch

@@ -74,9 +74,9 @@ def profiled(use_native, arguments):
 def main():
     alone = '--alone' in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != '--alone']
-    numbers = [int(argument) for argument in arguments] or [128, 400, 100]
-    if len(numbers) != 3 or min(numbers) < 1:
+    if not all(argument.isdigit() and int(argument) for argument in arguments) or len(arguments) not in (0, 3):
         sys.exit('usage: profile_step.py [batch_size units steps]')
+    numbers = [int(argument) for argument in arguments] or [128, 400, 100]
     if alone:
         print(json.dumps(profile(*numbers)))
         return

@@ -15,7 +15,6 @@ from mxnet import nd
 from mxnet.gluon import nn
 from timing import arguments, describe, in_turn
 
-
 INPUTS = 784
 ZEROS = 90, 95, 98, 99      # percent
 BATCHES = 1, 128, 1024

@@ -12,7 +12,6 @@ import numpy as np
 from mxnet import gluon, nd
 from timing import TrainingStep, arguments, describe, in_turn
 
-
 INPUTS, OUTPUTS, NUM_TRAIN = 784, 10, 60000
 PI, SIGMA1, SIGMA2, RHO = 0.5, 0.75, 0.01, -3.  # what the notebook really ran: the pi of its config never reached it
 

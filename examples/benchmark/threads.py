@@ -38,6 +38,8 @@ def serve():
 
 
 def main():
+    if sys.argv[1:]:
+        sys.exit('usage: threads.py')
     settings = [None] + [str(2 ** power) for power in range((os.cpu_count() or 1).bit_length())]
     workers = []
     for setting in settings:

@@ -66,7 +66,6 @@ def to_deterministic(data, label, units):
     plain.hybridize(static_alloc=True, static_shape=True)
     return None, lambda: plain(data)
 
-
 CONTENDERS = {
     'fused': with_native_operators(contender(bayes, optimizer='fusedadam')),
     'operators': contender(bayes),
