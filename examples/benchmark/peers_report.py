@@ -178,6 +178,7 @@ def summary(results):
                                             '>ours / this', '>peak MB')]
     return table(header, rows), targets(results)
 
+
 INTRODUCTION = """# Benchmark
 
 Written by `make benchmark`. Bayes by Backprop and deterministic training of a perceptron, CPU, float32, Adam, one batch
