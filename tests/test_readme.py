@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mxnet import nd
 
 import bbb_layers
@@ -36,3 +37,21 @@ def test_what_it_names_exists():
         assert re.search('^%s:' % target, (ROOT / 'Makefile').read_text(), re.MULTILINE), target
     for name in bbb_layers.__all__:
         assert hasattr(bbb_layers, name), name
+
+
+@pytest.mark.parametrize('page', ['README.md', 'examples/README.md', 'examples/reproduce/RESULTS.md'])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    links = [link.split('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text)]
+    assert links
+    for link in links:
+        assert link.startswith('https://') or not link or ((ROOT / page).parent / link).exists(), link
+
+
+def test_every_example_has_its_place_in_the_gallery():
+    text = (ROOT / 'examples' / 'README.md').read_text(encoding='utf-8')
+    helpers = {'example.py', 'mnist_arguments.py', 'mnist_data.py'}
+    for path in (ROOT / 'examples').glob('*.py'):
+        assert path.name in helpers or '](%s)' % path.name in text, path.name
+    for path in (ROOT / 'examples' / 'images').glob('*.png'):
+        assert '(images/%s)' % path.name in text, path.name
