@@ -6,8 +6,8 @@ and training: truncated backpropagation through time, after which each keeps the
 validation part. Printed are bits per character, log2 of the perplexity, on the test part: of the plain network, of the
 posterior mean, and of the Monte Carlo mean over draws, each of which reads the text as one function of its own.
 
-The KL divergence counts once per epoch, which is the ELBO. Its network underfits, so that there is also one whose KL
-divergence counts a tenth of that, a tempered ("cold") posterior.
+The KL divergence counts once per epoch, which is the ELBO; and in a third network, with a tempered ("cold") posterior,
+a tenth of that.
 """
 import example      # before mxnet
 
