@@ -35,13 +35,13 @@ def test_quick(tmp_path):
     lines = run('--quick', '--output', tmp_path).splitlines()
     assert (tmp_path / 'bandit.png').read_bytes().startswith(b'\x89PNG\r\n')
     assert lines[0] == 'Regret of 300 interactions over 2 runs; of random arms, expected: 270'
-    table = {line[:20].strip(): [float(word) for word in line[20:].split()] for line in lines[2:5]}
-    assert list(table) == [bandit.THOMPSON, 'greedy', 'epsilon-greedy, 5 %']
+    table = {line[:22].strip(): [float(word) for word in line[22:].split()] for line in lines[2:6]}
+    assert list(table) == [bandit.THOMPSON, bandit.MEAN, 'plain, greedy', 'plain, epsilon 5 %']
     for mean, sd, least, most, reward in table.values():
         assert 0 < least <= mean <= most < 270 and sd >= 0 and mean == (least + most) / 2
         assert 0.2 < reward < 1     # 0.1 at random
     assert re.fullmatch(r'A draw of the network and its scores of 20 contexts take \d+\.\d ms, the median of 30\.',
-                        lines[5])
+                        lines[6])
 
 
 @pytest.mark.parametrize('flags,message', [
@@ -101,7 +101,7 @@ def test_only_the_arm_that_was_played_has_a_loss(monkeypatch):
     """Without any reward, the scores of the arms that were played fall and the others' do not."""
     scores = []
     monkeypatch.setattr(bandit, 'choose', lambda values, epsilon: scores.append(values) or np.zeros(len(values)))
-    bandit.play(nd.ones((200, 4)), np.full(200, 1), 'greedy', [])
+    bandit.play(nd.ones((200, 4)), np.full(200, 1), 'plain, greedy', [])
     first, last = scores[0][0], scores[-1][0]
     assert last[0] < first[0] - 1
     assert (last[1:] > first[1:] - 1).all()
