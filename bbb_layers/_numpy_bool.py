@@ -19,7 +19,7 @@ def _restore():
                           '(numpy is %s)' % numpy.__version__)
     # By version: to ask NumPy 1.20 to 1.23 for it makes them warn, and NumPy 2 has another thing of that name.
     if (1, 24) <= tuple(map(int, numpy.__version__.split('.')[:2])) < (2, 0) and 'bool' not in vars(numpy):
-        numpy.bool = bool
+        numpy.bool = bool  # type: ignore[attr-defined]
 
 
 _restore()

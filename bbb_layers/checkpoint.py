@@ -78,7 +78,8 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     TypeError
         If an argument is of another type, or a fact is nothing that JSON holds.
     ValueError
-        If ``trainer`` updates its Parameters on a kvstore, where the states are.
+        If ``trainer`` updates its Parameters on a kvstore, where the states are, or has others than those of ``net``
+        and ``loss``; or a Parameter is sparse.
     RuntimeError, DeferredInitializationError
         If a Parameter is not initialized yet.
     OSError
@@ -91,7 +92,7 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
         meta['loss'] = _pack_params('loss', loss, arrays)
         meta['kl_weight'] = getattr(loss, 'kl_weight', None)
     if trainer is not None:
-        meta['trainer'] = _pack_trainer(trainer, arrays)
+        meta['trainer'] = _pack_trainer(trainer, _names(trainer, net, loss), arrays)
     try:
         arrays['meta'] = np.frombuffer(json.dumps(meta, allow_nan=True).encode('utf-8'), dtype=np.uint8)
     except (TypeError, ValueError) as error:
@@ -115,8 +116,8 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
         Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the current
         one.
     trainer, loss : gluon.Trainer and Block, optional
-        As they were saved: a Trainer of the same Parameters in the same order, with the same kind of
-        optimizer. Without them, as for prediction alone, what the file has of them is left out.
+        As they were saved: a Trainer of the same Parameters, with the same kind of optimizer. Without them, as for
+        prediction alone, what the file has of them is left out.
 
     Returns
     -------
@@ -142,7 +143,7 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     if loss is not None:
         todo.append(_unpack_params(path, 'loss', loss, meta['loss'], arrays))
     if trainer is not None:
-        todo.append(_unpack_trainer(path, trainer, meta['trainer'], arrays))
+        todo.append(_unpack_trainer(path, trainer, _names(trainer, net, loss), meta['trainer'], arrays))
     for change in todo:
         change()
     if loss is not None and meta.get('kl_weight') is not None:
@@ -177,6 +178,8 @@ def _pack_params(prefix, block, arrays):
     """Put the Parameters of ``block`` into ``arrays``; returns their names, as ``save_parameters`` has them."""
     params = block._collect_params_with_prefix()
     for name, param in params.items():
+        if param._stype != 'default':
+            raise ValueError('net must have dense Parameters (saw: %s, %s)' % (name, param._stype))
         arrays['%s/%s' % (prefix, name)] = param.data(param.list_ctx()[0]).asnumpy()
     return list(params)
 
@@ -203,6 +206,21 @@ def _unpack_params(path, prefix, block, names, arrays):
     return change
 
 
+def _names(trainer, net, loss):
+    """The name of each of the Trainer's Parameters, in its order.
+
+    Not its place in that order: Trainers sort by names that count the blocks of a process, and 10 comes before 9.
+    """
+    names = {}
+    for prefix, block in (('params', net), ('loss', loss)):
+        for name, param in ({} if block is None else block._collect_params_with_prefix()).items():
+            names.setdefault(id(param), '%s/%s' % (prefix, name))
+    for param in trainer._params:
+        if id(param) not in names:
+            raise ValueError('trainer must have Parameters of net and loss alone (saw: Parameter %s)' % param.name)
+    return [names[id(param)] for param in trainer._params]
+
+
 def _updaters(trainer):
     """The updaters of a Trainer, one for each context."""
     if not trainer._kv_initialized:
@@ -221,7 +239,7 @@ def _numbers(thing):
             if isinstance(value, numbers.Real) and not isinstance(value, bool)}
 
 
-def _pack_trainer(trainer, arrays):
+def _pack_trainer(trainer, names, arrays):
     updaters, optimizer = _updaters(trainer), trainer.optimizer
 
     def pack(state):
@@ -237,11 +255,11 @@ def _pack_trainer(trainer, arrays):
                                                                else value
                                                                for name, value in _numbers(optimizer).items()},
             'schedule': None if optimizer.lr_scheduler is None else _numbers(optimizer.lr_scheduler),
-            'counts': {str(index): count for index, count in optimizer._index_update_count.items()},
-            'states': {str(index): pack(state) for index, state in updaters[0].states.items()}}
+            'counts': {names[index]: count for index, count in optimizer._index_update_count.items()},
+            'states': {names[index]: pack(state) for index, state in updaters[0].states.items()}}
 
 
-def _unpack_trainer(path, trainer, meta, arrays):
+def _unpack_trainer(path, trainer, names, meta, arrays):
     """Check that the states fit ``trainer``; returns what sets them."""
     updaters, optimizer = _updaters(trainer), trainer.optimizer
     if meta['optimizer'] != type(optimizer).__name__:
@@ -262,11 +280,12 @@ def _unpack_trainer(path, trainer, meta, arrays):
                 path, param.name, param.shape, arrays[state].shape))
         return ndarray.array(arrays[state], dtype=arrays[state].dtype)
 
-    indices = [int(index) for index in meta['states']]
-    if indices and max(indices) >= len(trainer._params):
-        raise ValueError('%s: trainer must have at least %d Parameters (saw: %d)' % (
-            path, max(indices) + 1, len(trainer._params)))
-    states = [{int(index): unpack(int(index), state) for index, state in meta['states'].items()} for _ in updaters]
+    places = {name: index for index, name in enumerate(names)}
+    missing = sorted(set(meta['states']).union(meta['counts']) - set(places))
+    if missing:
+        raise ValueError('%s: trainer must have the Parameters that it had (saw: none for %s)' % (
+            path, ', '.join(missing)))
+    states = [{places[name]: unpack(places[name], state) for name, state in meta['states'].items()} for _ in updaters]
 
     def change():
         vars(optimizer).update(meta['numbers'])
@@ -275,7 +294,7 @@ def _unpack_trainer(path, trainer, meta, arrays):
         for context in trainer._contexts:
             counts = optimizer._all_index_update_counts.setdefault(context.device_id, {})
             counts.clear()
-            counts.update({int(index): count for index, count in meta['counts'].items()})
+            counts.update({places[name]: count for name, count in meta['counts'].items()})
         for updater, own in zip(updaters, states):
             updater.states = own
             updater.states_synced = dict.fromkeys(own, False)

@@ -13,7 +13,7 @@ from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, schedules
+from bbb_layers import BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, schedules, to_sparse
 from bbb_layers import checkpoint
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 
@@ -204,6 +204,47 @@ def test_what_was_not_saved_cannot_be_asked_for(tmp_path):
         load_checkpoint(path, run.net, loss=run.loss)
     with pytest.raises(ValueError, match='must hold the states of trainer, which was not saved'):
         load_checkpoint(path, run.net, run.trainer)
+
+
+def test_states_find_their_parameters_whatever_the_order_of_names(tmp_path):
+    def make(*prefixes):
+        net = nn.HybridSequential()
+        net.add(*[nn.Dense(2, in_units=2, prefix=prefix) for prefix in prefixes])
+        net.initialize()
+        return net, gluon.Trainer(net.collect_params(), 'sgd', {'momentum': 0.9})
+
+    def momenta(net, trainer):
+        found = {id(trainer._params[i]): state.asnumpy() for i, state in trainer._updaters[0].states.items()}
+        return [found[id(param)] for layer in net for param in (layer.weight, layer.bias)]
+    path, (net, trainer) = str(tmp_path / 'run.checkpoint'), make('dense8_', 'dense9_')
+    with autograd.record():
+        loss = net(nd.ones((1, 2))).square().sum()
+    loss.backward()
+    trainer.step(1)
+    save_checkpoint(path, net, trainer)
+    other, other_trainer = make('dense9_', 'dense10_')      # the Trainer has them the other way round
+    load_checkpoint(path, other, other_trainer)
+    for one, two in zip(momenta(net, trainer), momenta(other, other_trainer)):
+        assert (one == two).all() and abs(one).sum() > 0
+
+
+def test_a_trainer_of_other_parameters(tmp_path):
+    run, path = Run(), str(tmp_path / 'run.checkpoint')
+    with pytest.raises(ValueError, match='trainer must have Parameters of net and loss alone .*_rho'):
+        save_checkpoint(path, run.net, run.trainer)     # whose likelihood's are the loss's
+    run.step(0)
+    run.save(path)
+    fewer = gluon.Trainer(run.net[0].collect_params(), 'adam')
+    with pytest.raises(ValueError, match='trainer must have the Parameters that it had .*loss/'):
+        load_checkpoint(path, run.net, fewer, run.loss)
+
+
+def test_sparse_parameters_are_refused(tmp_path):
+    net = nn.HybridSequential()
+    net.add(BayesDense(2, in_units=3))
+    net.initialize()
+    with pytest.raises(ValueError, match='net must have dense Parameters'):
+        save_checkpoint(str(tmp_path / 'run.checkpoint'), to_sparse(net))
 
 
 def test_arguments_of_other_types(tmp_path):
