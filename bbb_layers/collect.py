@@ -264,10 +264,11 @@ class _Tap(object):
     Terms of one dtype leave the graph in one array: MXNet takes its time for each output, and for each operator that
     makes one.
     """
-    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state', 'lock')
+    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state', 'running', 'lock')
 
     def __init__(self):
         self.base = self.graph = self.state = None
+        self.running = None, []     # mode and outputs of the last forward that may not be done yet
         self.rhos, self.groups = [], []
         self.lock = threading.RLock()
 
@@ -411,10 +412,20 @@ def _run_graph(block, tapped, args):
     # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
     own_format = block._out_format
     block._out_format = [own_format, [0] * len(tapped.groups)]
+    mode = autograd.is_training(), autograd.is_recording()
+    if tapped.running[0] not in (None, mode):
+        # With static_shape a graph has one mode for all its forwards: those that are under way would change theirs.
+        for array in tapped.running[1]:
+            array.wait_to_read()
+    tapped.running = None, []
     try:
-        return type(block)._call_cached_op(block, *args)
+        result = type(block)._call_cached_op(block, *args)
     finally:
         block._out_format = own_format
+    if dict(block._flags).get('static_shape'):
+        # Detached, so that nothing of what was recorded is kept alive.
+        tapped.running = mode, [array.detach() for array in leaves(result)]
+    return result
 
 
 def runs_eagerly(block):

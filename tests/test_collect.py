@@ -993,3 +993,23 @@ def test_own_hybrid_forward_would_replace_the_draw():
         class Own(BayesBlock, gluon.HybridBlock):
             def hybrid_forward(self, F, x):
                 return x
+
+
+@pytest.mark.parametrize('first', ['mean', 'draw'])
+def test_modes_that_follow_each_other_do_not_mix(first, mode):
+    net = hybridize(nn.HybridSequential(), mode)
+    net.add(BayesDense(300, in_units=300, initial_sigma=0.5), BayesDense(2, in_units=300, initial_sigma=0.5))
+    net.initialize()
+    BBBLoss(net, NUM_TRAIN)
+    x = nd.ones((64, 300))
+    mean = net(x).asnumpy()
+    # Without a look at the outputs in between, which would wait for them; with static_alloc each overwrites the last.
+    for _ in range(20):
+        for what in (first, 'draw' if first == 'mean' else 'mean'):
+            if what == 'mean':
+                output = net(x) * 1
+            else:
+                with autograd.train_mode():
+                    drawn = net(x) * 1
+        np.testing.assert_allclose(output.asnumpy(), mean, rtol=1e-5, atol=1e-5)
+        assert abs(drawn.asnumpy() - mean).max() > 1
