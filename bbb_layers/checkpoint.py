@@ -170,7 +170,7 @@ def _read(path):
         with np.load(io.BytesIO(content[start:]), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return json.loads(arrays.pop('meta').tobytes().decode('utf-8')), arrays
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %s)' % (path, error)) from None
 
 

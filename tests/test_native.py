@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 USE = '''
 import logging
 logging.basicConfig(level=logging.INFO, format='%(name)s %(levelname)s: %(message)s')
-import mxnet as mx
 from bbb_layers import native
 from bbb_layers.optimizer import FusedAdam
+import mxnet as mx
 print(native.available(), native.available(), native.instruction_set())
 weight, optimizer = mx.nd.ones((3,)), FusedAdam(learning_rate=0.5)
 optimizer.update([0], [weight], [mx.nd.ones((3,))], [optimizer.create_state(0, weight)])

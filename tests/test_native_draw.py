@@ -210,10 +210,10 @@ def test_neighbouring_seeds_are_uncorrelated():
 #: A hash of draws, KL terms and gradients.
 HASH = '''
 import hashlib
-import mxnet as mx, numpy as np
-from mxnet import autograd, nd
 from bbb_layers import GaussianPrior, MixturePrior, ScaleMixturePrior, native, posterior
 from bbb_layers.native import draw
+import mxnet as mx, numpy as np
+from mxnet import autograd, nd
 class Rho:
     class mu:
         _grad_req = 'write'

@@ -81,6 +81,7 @@ def test_dilation_in_3d_raises(cls):
 def test_mxnet_s_own_operator_fails():
     """Why there is an operator of our own. In a process of its own, since the failure poisons MXNet's engine."""
     code = '''if True:
+        import bbb_layers
         from mxnet import autograd, nd
         x, w = nd.ones((2, 4, 5, 5)), nd.ones((4, 3, 3, 3))
         w.attach_grad()
