@@ -217,9 +217,9 @@ for _ in range(3):
 def test_operators_of_mxnet_stay_as_they_are(compiled):
     # mx.library.load makes them anew.
     code = '''
+from bbb_layers import native
 import mxnet as mx
 kept, name = mx.nd.op.relu, mx.nd.__name__
-from bbb_layers import native
 print(native.available(), mx.nd.op.relu is kept, mx.nd.__name__ == name)
 '''
     out, _ = run(code, BBB_LAYERS_CACHE=str(Path(native._State.path).parent), CXX=os.environ.get('CXX'))
@@ -229,9 +229,9 @@ print(native.available(), mx.nd.op.relu is kept, mx.nd.__name__ == name)
 #: Prints the instruction set and a hash of what Adam makes of all sizes up to 70 and some larger ones.
 HASH = '''
 import hashlib
-import mxnet as mx, numpy as np
 from bbb_layers import native
 from bbb_layers.optimizer import FusedAdam
+import mxnet as mx, numpy as np
 assert native.available()
 digest = hashlib.sha256()
 for clip_gradient in (None, 0.5):
