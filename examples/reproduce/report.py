@@ -141,7 +141,7 @@ def networks(results, work):
     """Method -> (units, the network of the widest final run with seed 0), as far as their checkpoints are here."""
     import train
     found = {}
-    for run in results.final:
+    for run in sorted(results.final, key=lambda run: run.units):     # the widest comes last, and stays
         path = os.path.join(work, run.name + '.checkpoint')
         if run.seed == 0 and os.path.exists(path):
             net = train.build(run)
@@ -165,7 +165,7 @@ def draw(results, work):
         for method, (units, net) in nets.items():
             values = np.concatenate([param.data().asnumpy().ravel()
                                      for param in net.collect_params('.*weight$').values()])
-            ax.hist(values, np.linspace(-0.2, 0.2, 101), density=True, histtype='step',
+            ax.hist(values, np.linspace(-0.3, 0.3, 121), density=True, histtype='step',
                     label='%s, %d units' % (runs.METHODS[method][0], units))
         ax.set_xlabel('weight; with a posterior, its mean')
         ax.set_ylabel('density')
