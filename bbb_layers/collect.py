@@ -268,7 +268,7 @@ class _Tap(object):
 
     def __init__(self):
         self.base = self.graph = self.state = None
-        self.running = None, []     # mode and outputs of the last forward that may not be done yet
+        self.running = {}       # context -> mode and outputs of its last forward, which may not be done yet
         self.rhos, self.groups = [], []
         self.lock = threading.RLock()
 
@@ -413,18 +413,19 @@ def _run_graph(block, tapped, args):
     own_format = block._out_format
     block._out_format = [own_format, [0] * len(tapped.groups)]
     mode = autograd.is_training(), autograd.is_recording()
-    if tapped.running[0] not in (None, mode):
+    context = next(leaves(args)).ctx
+    last_mode, outputs = tapped.running.pop(context, (mode, []))
+    if last_mode != mode:
         # With static_shape a graph has one mode for all its forwards: those that are under way would change theirs.
-        for array in tapped.running[1]:
+        for array in outputs:
             array.wait_to_read()
-    tapped.running = None, []
     try:
         result = type(block)._call_cached_op(block, *args)
     finally:
         block._out_format = own_format
     if dict(block._flags).get('static_shape'):
         # Detached, so that nothing of what was recorded is kept alive.
-        tapped.running = mode, [array.detach() for array in leaves(result)]
+        tapped.running[context] = mode, [array.detach() for array in leaves(result)]
     return result
 
 

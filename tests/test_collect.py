@@ -995,13 +995,15 @@ def test_own_hybrid_forward_would_replace_the_draw():
                 return x
 
 
+@pytest.mark.parametrize('context', [mx.cpu(0), mx.cpu(1)])
 @pytest.mark.parametrize('first', ['mean', 'draw'])
-def test_modes_that_follow_each_other_do_not_mix(first, mode):
+def test_modes_that_follow_each_other_do_not_mix(first, context, mode):
     net = hybridize(nn.HybridSequential(), mode)
     net.add(BayesDense(300, in_units=300, initial_sigma=0.5), BayesDense(2, in_units=300, initial_sigma=0.5))
-    net.initialize()
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    net.initialize(ctx=contexts)
     BBBLoss(net, NUM_TRAIN)
-    x = nd.ones((64, 300))
+    x, other = nd.ones((64, 300), ctx=context), nd.ones((64, 300), ctx=contexts[context == contexts[0]])
     mean = net(x).asnumpy()
     # Without a look at the outputs in between, which would wait for them; with static_alloc each overwrites the last.
     for _ in range(20):
@@ -1011,5 +1013,6 @@ def test_modes_that_follow_each_other_do_not_mix(first, mode):
             else:
                 with autograd.train_mode():
                     drawn = net(x) * 1
+                    net(other)      # on another context, in between
         np.testing.assert_allclose(output.asnumpy(), mean, rtol=1e-5, atol=1e-5)
         assert abs(drawn.asnumpy() - mean).max() > 1

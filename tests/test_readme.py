@@ -9,6 +9,7 @@ import pytest
 from mxnet import nd
 
 import bbb_layers
+from bbb_layers import native
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -24,6 +25,8 @@ def test_snippets_run(tmp_path, monkeypatch):
             snippet = re.sub(r'^mx\.onnx.*\n', '', snippet, flags=re.MULTILINE)
         print(snippet)
         exec(compile(snippet, 'README.md', 'exec'), names)
+        if snippet is snippets[0] and native.available():     # weight and bias of three layers
+            assert names['net']._kl_tap.graph[1].tojson().count('"op": "_bbb_layers_draw"') == 6
     net, dataset = names['net'], names['dataset']
     assert np.isfinite(names['loss'].asnumpy()).all()
     # Of all images, since the last batch has eight.
