@@ -138,3 +138,10 @@ def test_bad_flags(flags, message, capsys):
     with pytest.raises(SystemExit):
         mnist.arguments(flags)
     assert message in capsys.readouterr().err
+
+
+def test_committed_table_is_that_of_the_committed_results():
+    results = mnist.results_of(str(FOLDER / 'results'))
+    assert len(results) >= 13
+    pictures = [path.stem for path in sorted(FOLDER.glob('*.png'))]
+    assert report.text(report.Results(results), pictures) == (FOLDER / 'RESULTS.md').read_text(encoding='utf-8')
