@@ -10,6 +10,7 @@ from mxnet.ndarray import NDArray
 
 from . import collect, posterior
 from .annotations import Mixin
+from .arrays import classic, gluon_kind, value_of
 from .checks import check_dtype, check_positive
 from .native import draw as native_draw
 from .priors import Prior, check_prior, default_prior
@@ -196,12 +197,13 @@ class BayesBlock(Mixin):
         check_dtype('a Bayesian layer', dtype)
 
     def hybrid_forward(self, F, x, *args, **params):
-        values = {name: (params.pop(name), params.pop(name + '_rho'),
-                         {prior_name: params.pop('%s_%s' % (name, prior_name)) for prior_name in rho.prior_parameters})
-                  for name, rho in self._rhos.items()}
+        values: Dict[str, Tuple[Any, Any, Any]] = {
+            name: classic((params.pop(name), params.pop(name + '_rho'),
+                           {prior_name: params.pop('%s_%s' % (name, prior_name)) for prior_name in rho.prior_parameters}))
+            for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
             means = {name: posterior.mean(mu, rho) for name, (mu, rho, _) in values.items()}
-            return super().hybrid_forward(F, x, *args, **dict(params, **means))
+            return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(means)))
         frame = collect.current_frame(F)
         switch = native_draw.Switch() if frame is None else frame.switch
 
@@ -216,7 +218,7 @@ class BayesBlock(Mixin):
         return super()._call_cached_op(*args)
 
     def _estimate(self, F, take, x, *args, **params):
-        return super().hybrid_forward(F, x, *args, **dict(params, **take(posterior.draw)))
+        return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(take(posterior.draw))))
 
     def _take(self, F, frame, kind, name, mu_value, rho_value, prior_values, switch):
         rho = self._rhos[name]
@@ -261,12 +263,12 @@ class BayesBlock(Mixin):
         DeferredInitializationError, RuntimeError
             If the layer is not initialized yet.
         """
-        return {name: posterior.moments(*self._values(name, ctx)) for name in self._rhos}
+        return gluon_kind({name: posterior.moments(*self._values(name, ctx)) for name in self._rhos})
 
     def _values(self, name, ctx=None):
         rho = self._rhos[name]
         ctx = ctx or rho.mu.list_ctx()[0]
-        return rho.mu.data(ctx), rho.data(ctx)
+        return value_of(rho.mu, ctx), value_of(rho, ctx)
 
     def __deepcopy__(self, memo):
         return collect.copy_block(self, memo)

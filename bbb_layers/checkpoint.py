@@ -13,6 +13,8 @@ import numpy as np
 from mxnet import ndarray
 from mxnet.gluon import Block, Trainer
 
+from .arrays import gluon_kind
+
 __all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']
 
 _Path = Union[str, os.PathLike]
@@ -202,7 +204,7 @@ def _unpack_params(path, prefix, block, names, arrays):
 
     def change():
         for name, param in params.items():
-            param._load_init(ndarray.array(values[name], dtype=values[name].dtype), None)
+            param._load_init(gluon_kind(ndarray.array(values[name], dtype=values[name].dtype)), None)
     return change
 
 

@@ -30,6 +30,7 @@ from mxnet.context import current_context
 from mxnet.gluon import Block, HybridBlock, SymbolBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
+from .arrays import as_kind_of, classic
 from .native import draw as native_draw
 from .posterior import draw
 
@@ -280,7 +281,7 @@ class _Tap(object):
 
     def unpack(self, arrays):
         """Pairs of rho and Term, from those outputs."""
-        return [(self.rhos[i], Term(array, place, len(group))) for group, array in zip(self.groups, arrays)
+        return [(self.rhos[i], Term(array, place, len(group))) for group, array in zip(self.groups, classic(arrays))
                 for place, i in enumerate(group)]
 
     def __reduce__(self):
@@ -373,7 +374,8 @@ def _get_graph(self, *args):
             with _open(_Frame(self, True, True, guarded)) as frame:
                 inputs, outputs = type(self)._get_graph(self, *args)
             tapped.rhos = list(frame.terms)
-            graph = symbol.Group([outputs] + tapped.pack([frame.terms[rho][0] for rho in tapped.rhos]))
+            terms = tapped.pack([frame.terms[rho][0] for rho in tapped.rhos])
+            graph = symbol.Group([outputs] + [as_kind_of(outputs, term) for term in terms], type(outputs))
             if not native_draw.uses_elsewhere(graph):
                 break
             self._clear_cached_op()

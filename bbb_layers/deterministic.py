@@ -5,6 +5,7 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
 from . import collect, posterior
+from .arrays import set_value, value_of
 
 __all__ = ['to_deterministic', 'draw', 'PlainCopy']
 
@@ -117,12 +118,11 @@ class PlainCopy(object):
         with autograd.pause():
             for rho, param in self._weights:
                 context = rho.mu.list_ctx()[0]
-                param.set_data(value(rho, rho.mu.data(context), rho.data(context)))
+                set_value(param, value(rho, value_of(rho.mu, context), value_of(rho, context)))
 
 
 def _check_finite(rho):
-    context = rho.mu.list_ctx()[0]
-    for name, values in zip(('mu', 'sigma'), posterior.moments(rho.mu.data(context), rho.data(context))):
+    for name, values in zip(('mu', 'sigma'), posterior.moments(value_of(rho.mu), value_of(rho))):
         # Not asnumpy: to copy a large array MXNet starts threads of the caller's, and with more threads than processors
         # OpenMP's wait less eagerly for work, so that all later operators would be slower.
         if (values * 0).sum().asscalar() != 0:

@@ -6,6 +6,7 @@ Each takes what the Gluon layer takes, with the same meaning and in the same ord
 """
 from mxnet.gluon import nn
 
+from .arrays import classic, gluon_kind
 from .block import BayesBlock
 from .estimators import ESTIMATORS
 from .transposed import TransposedByConvolution
@@ -34,9 +35,9 @@ class BayesLinear(BayesBlock):
         operator = super(BayesBlock, self).hybrid_forward.__func__
 
         def linear(x, weights):
-            return operator(_WithoutActivation(self), F, x, **dict(params, **weights))
+            return classic(operator(_WithoutActivation(self), F, gluon_kind(x), **dict(params, **gluon_kind(weights))))
 
-        output = ESTIMATORS[self._estimator](F, x, linear, take, self._example_shape)
+        output = gluon_kind(ESTIMATORS[self._estimator](F, classic(x), linear, take, self._example_shape))
         return output if self.act is None else self.act(output)
 
 

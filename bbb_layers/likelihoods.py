@@ -4,8 +4,9 @@ import math
 from typing import Any, Optional
 
 from mxnet import initializer
-from mxnet.gluon.loss import Loss, _reshape_like
+from mxnet.gluon.loss import Loss
 
+from .arrays import classic, gluon_kind
 from .checks import check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import rho_from_sigma, sigma_from_rho
@@ -14,7 +15,20 @@ __all__ = ['CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLL
            'BernoulliNLLLoss', 'PoissonNLLLoss']
 
 
-class CategoricalNLLLoss(Loss):
+class _NLLLoss(Loss):
+    """A loss whose subclass defines ``_nll(F, pred, label)``, element by element, on classic arrays."""
+
+    def hybrid_forward(self, F, pred, label, sample_weight=None, **params):
+        nll = self._nll(F, *classic((pred, label)), **classic(params))
+        if sample_weight is not None:
+            # Not broadcast_mul: a weight that is larger than the loss would repeat it, and the sum would count that.
+            nll = nll * F.broadcast_like(classic(sample_weight), nll)
+        if self._weight is not None:
+            nll = nll * self._weight
+        return gluon_kind(F.sum(nll, axis=self._batch_axis, exclude=True))
+
+
+class CategoricalNLLLoss(_NLLLoss):
     r"""Negative log likelihood of class labels, given logits.
 
     .. math:: L_n = -\sum_{p} \log \mathrm{softmax}(z_{np})_{y_{np}}
@@ -44,21 +58,11 @@ class CategoricalNLLLoss(Loss):
         super(CategoricalNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         self._axis = axis
 
-    def hybrid_forward(self, F, pred, label, sample_weight=None):
-        nll = -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
-        return _per_example(F, self, nll, sample_weight)
+    def _nll(self, F, pred, label):
+        return -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
 
 
-def _per_example(F, loss, nll, sample_weight):
-    if sample_weight is not None:
-        # Not broadcast_mul: a weight that is larger than the loss would repeat it, and the sum would count that.
-        nll = nll * F.broadcast_like(sample_weight, nll)
-    if loss._weight is not None:
-        nll = nll * loss._weight
-    return F.sum(nll, axis=loss._batch_axis, exclude=True)
-
-
-class GaussianNLLLoss(Loss):
+class GaussianNLLLoss(_NLLLoss):
     r"""Negative log likelihood of a Gaussian with one standard deviation.
 
     .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 \sigma^2} + \log\sigma + \frac{1}{2}\log 2\pi
@@ -96,12 +100,12 @@ class GaussianNLLLoss(Loss):
         super(GaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         _add_scale(self, 'sigma', sigma, learnable)
 
-    def hybrid_forward(self, F, pred, label, sample_weight=None, rho=None):
-        error, log_scale = _scaled(F, self, _reshape_like(F, label, pred) - pred, rho)
-        return _per_example(F, self, half_square(error) + log_scale + HALF_LOG_2PI, sample_weight)
+    def _nll(self, F, pred, label, rho=None):
+        error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)
+        return half_square(error) + log_scale + HALF_LOG_2PI
 
 
-class HeteroscedasticGaussianNLLLoss(Loss):
+class HeteroscedasticGaussianNLLLoss(_NLLLoss):
     r"""Negative log likelihood of a Gaussian whose mean and variance the network gives.
 
     .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 e^{s_{ni}}} + \frac{s_{ni}}{2} + \frac{1}{2}\log 2\pi
@@ -125,16 +129,16 @@ class HeteroscedasticGaussianNLLLoss(Loss):
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(HeteroscedasticGaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
-    def hybrid_forward(self, F, pred, label, sample_weight=None):
+    def _nll(self, F, pred, label):
         mean, log_variance = pred
-        error = _reshape_like(F, label, mean) - mean
+        error = F.reshape_like(label, mean) - mean
         # The error is divided before it is squared, and by a number that float32 can hold: 0 * inf would be NaN.
         scaled = error * F.exp((-0.5 * log_variance).clip(-80, 80))
         nll = half_square(scaled) + 0.5 * log_variance + HALF_LOG_2PI
-        return _per_example(F, self, nll, sample_weight)
+        return nll
 
 
-class StudentTNLLLoss(Loss):
+class StudentTNLLLoss(_NLLLoss):
     r"""Negative log likelihood of Student's t distribution: regression with outliers.
 
     .. math:: L_n = \sum_i \frac{\nu + 1}{2} \log\left(1 + \frac{(y_{ni} - \hat y_{ni})^2}{\nu s^2}\right)
@@ -167,14 +171,14 @@ class StudentTNLLLoss(Loss):
         self._df = check_positive('df', df)
         _add_scale(self, 'scale', scale, learnable)
 
-    def hybrid_forward(self, F, pred, label, sample_weight=None, rho=None):
-        error, log_scale = _scaled(F, self, _reshape_like(F, label, pred) - pred, rho)
+    def _nll(self, F, pred, label, rho=None):
+        error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)
         nll = (self._df + 1) / 2 * F.log1p(half_square(error) * (2 / self._df)) + log_scale
         nll = nll - student_t_log_normalizer(self._df)
-        return _per_example(F, self, nll, sample_weight)
+        return nll
 
 
-class BernoulliNLLLoss(Loss):
+class BernoulliNLLLoss(_NLLLoss):
     r"""Negative log likelihood of binary labels, given logits.
 
     .. math:: L_n = \sum_i \log(1 + e^{z_{ni}}) - y_{ni} z_{ni}
@@ -200,11 +204,11 @@ class BernoulliNLLLoss(Loss):
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(BernoulliNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
-    def hybrid_forward(self, F, pred, label, sample_weight=None):
-        return _per_example(F, self, sigma_from_rho(F, pred) - _reshape_like(F, label, pred) * pred, sample_weight)
+    def _nll(self, F, pred, label):
+        return sigma_from_rho(F, pred) - F.reshape_like(label, pred) * pred
 
 
-class PoissonNLLLoss(Loss):
+class PoissonNLLLoss(_NLLLoss):
     r"""Negative log likelihood of counts, given the logarithms of their rates.
 
     .. math:: L_n = \sum_i e^{z_{ni}} - y_{ni} z_{ni} + \log y_{ni}!
@@ -230,9 +234,9 @@ class PoissonNLLLoss(Loss):
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(PoissonNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
-    def hybrid_forward(self, F, pred, label, sample_weight=None):
-        label = _reshape_like(F, label, pred)
-        return _per_example(F, self, F.exp(pred) - label * pred + F.gammaln(label + 1), sample_weight)
+    def _nll(self, F, pred, label):
+        label = F.reshape_like(label, pred)
+        return F.exp(pred) - label * pred + F.gammaln(label + 1)
 
 
 def _add_scale(loss, name, scale, learnable):

@@ -12,6 +12,7 @@ from mxnet.gluon.loss import Loss
 from mxnet.ndarray import NDArray
 
 from . import collect, posterior
+from .arrays import classic, gluon_kind, value_of
 from .checks import check_count, check_not_negative, check_positive
 from .likelihoods import CategoricalNLLLoss
 from .native import draw as native_draw
@@ -36,8 +37,8 @@ class _Graph(HybridBlock):
         self._active = True     # by itself, and not the likelihood too
 
     def hybrid_forward(self, F, output, label, terms, weight):
-        nll, kl = self.likelihood(output, label), F.reshape(F.sum(terms), shape=(1,))
-        return F.broadcast_add(nll, kl * weight), nll, kl
+        nll, kl = classic(self.likelihood(output, label)), F.reshape(F.sum(terms), shape=(1,))
+        return gluon_kind((F.broadcast_add(nll, kl * weight), nll, kl))
 
 
 class BBBLoss(Loss):
@@ -163,7 +164,8 @@ class BBBLoss(Loss):
             else:
                 nll = self._nll_per_example(output, label, sample_weight, batch_size)
                 kl = _total(term.sum() for term in terms)
-                loss = ndarray.broadcast_add(nll, (kl * weight).astype(nll.dtype, copy=False))
+                loss, nll, kl = gluon_kind(
+                    (ndarray.broadcast_add(nll, (kl * weight).astype(nll.dtype, copy=False)), nll, kl))
         self._nll, self._kl = nll.detach(), kl.detach()
         return loss
 
@@ -182,8 +184,9 @@ class BBBLoss(Loss):
         else:
             nll = self.likelihood(output, label, sample_weight)
         self._check_nll(nll, batch_size)
+        nll = classic(nll)
         if per_example:
-            nll = nll * sample_weight.reshape((-1,)).astype(nll.dtype, copy=False)
+            nll = nll * classic(sample_weight).reshape((-1,)).astype(nll.dtype, copy=False)
         return nll if self._weight is None else nll * self._weight
 
     def _check_nll(self, nll, batch_size):
@@ -197,7 +200,7 @@ class BBBLoss(Loss):
         """Arrays whose sum is the KL divergence of the network."""
         net = self._net.block
         if not autograd.is_training():
-            yield [kl_divergence(net, context)]
+            yield [classic(kl_divergence(net, context))]
             return
         with collect.take_terms(collect.posterior_parameters(net), context) as terms:
             if any(term is None for term in terms.values()):
@@ -253,13 +256,14 @@ def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 
         If ``net`` is not initialized yet.
     """
     num_samples = check_count('num_samples', num_samples)
-    return _total(_from_parameters(rho, ctx or rho.mu.list_ctx()[0], num_samples) for rho in collect.bayesian(net))
+    rhos = collect.bayesian(net)
+    return gluon_kind(_total(_from_parameters(rho, ctx or rho.mu.list_ctx()[0], num_samples) for rho in rhos))
 
 
 def _from_parameters(rho, context, num_samples=1):
-    prior = rho.bound_prior({name: param.data(context) for name, param in rho.prior_parameters.items()})
+    prior = rho.bound_prior({name: value_of(param, context) for name, param in rho.prior_parameters.items()})
     draws = 1 if prior.closed_form else num_samples
-    mu_value, rho_value = rho.mu.data(context), rho.data(context)
+    mu_value, rho_value = value_of(rho.mu, context), value_of(rho, context)
     return ndarray.add_n(*[native_draw.make(ndarray, posterior.draw, rho, mu_value, rho_value, prior)[1]
                            for _ in range(draws)]) / draws
 

@@ -6,6 +6,7 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
 from . import collect
+from .arrays import classic, gluon_kind
 from .checks import check_count
 from .deterministic import PlainCopy
 
@@ -75,13 +76,14 @@ class MonteCarlo(Block):
                 output = plain.net(*inputs)
                 if not isinstance(output, ndarray.NDArray):
                     raise TypeError('net of MonteCarlo must have one output (saw: %s)' % type(output).__name__)
-                outputs.append(output.copy())       # a static graph writes its next output into the same memory
+                # A copy, since a static graph writes its next output into the same memory.
+                outputs.append(classic(output).copy())
         stacked = ndarray.stack(*outputs)
         if self._link is None:
-            return stacked.mean(axis=0)
+            return gluon_kind(stacked.mean(axis=0))
         if self._link == 'softmax':
-            return _log_mean_exp(stacked.log_softmax(axis=self._axis + (self._axis >= 0)))
-        return _log_mean_exp(_log_sigmoid(stacked)) - _log_mean_exp(_log_sigmoid(-stacked))
+            return gluon_kind(_log_mean_exp(stacked.log_softmax(axis=self._axis + (self._axis >= 0))))
+        return gluon_kind(_log_mean_exp(_log_sigmoid(stacked)) - _log_mean_exp(_log_sigmoid(-stacked)))
 
 
 def _log_mean_exp(array):

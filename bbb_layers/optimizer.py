@@ -10,6 +10,7 @@ from mxnet import autograd, engine, ndarray
 from mxnet.optimizer import Adam, Optimizer
 
 from . import native
+from .arrays import classic
 
 __all__ = ['FusedAdam']
 
@@ -52,10 +53,10 @@ class _Group(object):
         settling = [place for place, can in enumerate(fusable) if can and len(weights[place].shape) > 1]
         self.fused = settling + [place for place, can in enumerate(fusable) if can and len(weights[place].shape) <= 1]
         self.rest = [place for place, can in enumerate(fusable) if not can]
-        self._inputs = [array for place in self.fused
-                        for array in (weights[place], weights[place], grads[place]) + states[place]]
-        self._settled = [weights[place] for place in settling]
-        self._shaped_like_them = [states[place][0] for place in settling]
+        self._inputs = classic([array for place in self.fused
+                        for array in (weights[place], weights[place], grads[place]) + states[place]])
+        self._settled = classic([weights[place] for place in settling])
+        self._shaped_like_them = classic([states[place][0] for place in settling])
 
     @staticmethod
     def _flat(weights, grads, states):

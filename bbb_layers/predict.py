@@ -10,6 +10,7 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from . import collect
+from .arrays import classic, gluon_kind
 from .checks import check_count
 from .deterministic import PlainCopy
 
@@ -76,7 +77,7 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     plain = PlainCopy(net)
     context = plain.context
     if is_array:
-        batches = _cut(data if isinstance(data, tuple) else (data,), batch_size, batch_axis)
+        batches = _cut(classic(data if isinstance(data, tuple) else (data,)), batch_size, batch_axis)
         total, progress = None, False
     else:
         batches, total = _read(data, with_labels), _length(data)
@@ -96,7 +97,9 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     if not outputs:
         raise ValueError('data must have at least one batch (saw: an empty %s)' % type(data).__name__)
     result = _map(lambda *parts: _concat(parts, batch_axis + 1), *outputs)
-    return (result, _concat(labels, batch_axis if labels[0].ndim > batch_axis else 0)) if with_labels else result
+    if with_labels:
+        result = result, _concat(labels, batch_axis if labels[0].ndim > batch_axis else 0)
+    return gluon_kind(result)
 
 
 def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
@@ -106,7 +109,7 @@ def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
         plain.set_draw(np.random.Generator(np.random.SFC64([seed, sample])))
         start = 0
         for inputs in group:
-            output = plain.net(*inputs)
+            output = classic(plain.net(*gluon_kind(inputs)))
             if stacked is None:
                 count = sum(_size(inputs, batch_axis) for inputs in group)
                 stacked = _map(partial(_room, num_samples=num_samples, count=count, batch_axis=batch_axis), output)
@@ -176,7 +179,7 @@ def _read(loader, with_labels):
         if with_labels and not (label and isinstance(label[0], ndarray.NDArray)):
             raise ValueError('with_labels needs batches whose second item is the label (saw: batch of %d items)' % (
                 1 + len(label)))
-        yield inputs, label[0] if with_labels else None
+        yield classic(inputs), classic(label[0]) if with_labels else None
 
 
 def _length(loader):

@@ -9,6 +9,7 @@ from mxnet import ndarray, symbol
 
 from . import native
 from .annotations import Array, Tensor
+from .arrays import on_classic_arrays
 from .checks import check_finite, check_fraction, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
@@ -27,8 +28,8 @@ class Prior(object):
 
     A subclass defines :meth:`log_prob` and gets a KL divergence from one sample; one whose divergence has a closed
     form overrides :meth:`kl` and sets ``closed_form``. Both must be written with operators that NDArray and Symbol
-    share (``w.square()``, ``-w``, ``w.abs()``, ...). Attributes cannot be changed once they are set. Two priors of one
-    class with equal attributes are equal.
+    share (``w.square()``, ``-w``, ``w.abs()``, ...), also under ``npx.set_np()``: np arrays are handed to them as
+    NDArrays. Attributes cannot be changed once they are set. Two priors of one class with equal attributes are equal.
 
     Examples
     --------
@@ -39,6 +40,12 @@ class Prior(object):
 
     #: Whether :meth:`kl` does not depend on the draw.
     closed_form = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in ('log_prob', 'kl'):
+            if name in vars(cls):
+                setattr(cls, name, on_classic_arrays(vars(cls)[name]))
 
     def log_prob(self, w: Tensor) -> Tensor:
         """Log density at each weight.
@@ -71,6 +78,7 @@ class Prior(object):
         """
         return _BoundPrior(self, values, sampled)
 
+    @on_classic_arrays
     def kl(self, mu: Tensor, sigma: Tensor, w: Tensor, **values: Tensor) -> Tensor:
         r"""KL divergence of the posterior N(mu, sigma^2) from this prior, weight by weight.
 
@@ -381,7 +389,7 @@ class LaplacePrior(Prior):
     def log_prob(self, w):
         return -w.abs() * (1 / self.scale) - math.log(2 * self.scale)
 
-    def kl(self, mu, sigma, w):     # type: ignore[override]  # no Parameters, no values
+    def kl(self, mu, sigma, w):
         F = _operators(sigma)
         # From 1e6 on the formula is |mu|; and the square of a smaller sigma is 0, by which the gradient would be NaN.
         ratio = mu / F.maximum(F.maximum(sigma, F.BlockGrad(mu.abs()) * 1e-6), 1e-15)

@@ -9,6 +9,7 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from . import collect, posterior
+from .arrays import gluon_kind, set_value, value_of
 from .checks import check_fraction, check_not_negative
 
 __all__ = ['signal_to_noise', 'prune', 'pruning_curve']
@@ -40,7 +41,7 @@ def signal_to_noise(net: Block) -> Dict[str, NDArray]:
     ----------
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, section 5.1.
     """
-    return {rho.mu.name: ndarray.array(ratio, dtype=ratio.dtype) for rho, ratio in _ratios(net).items()}
+    return gluon_kind({rho.mu.name: ndarray.array(ratio, dtype=ratio.dtype) for rho, ratio in _ratios(net).items()})
 
 
 def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
@@ -133,7 +134,7 @@ class _Ranks(object):
         self.net = net
         self.slices, parts, start = {}, [], 0
         for rho, ratio in _ratios(net).items():
-            alive = posterior.kept(_host(rho)).asnumpy().astype(bool)
+            alive = posterior.kept(value_of(rho)).asnumpy().astype(bool)
             parts.append(np.where(alive, ratio, -1).ravel())
             self.slices[rho] = slice(start, start + ratio.size)
             start += ratio.size
@@ -172,23 +173,18 @@ class _Ranks(object):
         for rho, where in self.slices.items():
             mask = pruned[where].reshape(rho.shape)
             for param, value in ((rho.mu, 0.), (rho, posterior.PRUNED_RHO)):
-                values = _host(param).asnumpy()
+                values = value_of(param).asnumpy()
                 values[mask] = value
                 with autograd.pause():
-                    param.set_data(ndarray.array(values, dtype=values.dtype))
+                    set_value(param, ndarray.array(values, dtype=values.dtype))
         return int(pruned.sum())
-
-
-def _host(param):
-    """The value of ``param`` on its first context."""
-    return param.data(param.list_ctx()[0])
 
 
 def _ratios(net):
     """rho -> |mu| / sigma as numpy array."""
     ratios = {}
     for rho in collect.bayesian(net):
-        mu, sigma = (value.asnumpy() for value in posterior.moments(_host(rho.mu), _host(rho)))
+        mu, sigma = (value.asnumpy() for value in posterior.moments(value_of(rho.mu), value_of(rho)))
         if np.isnan(mu).any() or np.isnan(sigma).any():
             raise ValueError('Parameters %s and %s must not be NaN' % (rho.mu.name, rho.name))
         ratios[rho] = np.divide(abs(mu), sigma, out=np.zeros_like(mu), where=sigma > 0)

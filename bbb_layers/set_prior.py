@@ -6,6 +6,7 @@ from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock
 
 from . import collect, posterior
+from .arrays import value_of
 from .priors import GaussianPrior, Prior, check_prior
 
 __all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
@@ -74,7 +75,7 @@ def posterior_as_prior(net: Block) -> Block:
 
 def posterior_of(rho):
     """The posterior of the weights of ``rho`` as a prior."""
-    mu_value, rho_value = (param.data(param.list_ctx()[0]) for param in (rho.mu, rho))
+    mu_value, rho_value = value_of(rho.mu), value_of(rho)
     with autograd.pause():
         mean, sigma = posterior.moments(mu_value, rho_value)
         return GaussianPrior(sigma + (1 - posterior.kept(rho_value)), mean)     # any sigma serves where pruned

@@ -6,6 +6,7 @@ import numpy as np
 from mxnet import autograd, cpu, initializer, ndarray, symbol
 from mxnet.gluon import Block, Parameter, nn
 from mxnet.gluon.utils import shape_is_known
+from mxnet.util import is_np_array
 
 from . import collect
 from .checks import check_dtype
@@ -49,6 +50,12 @@ class CSRParameter(Parameter):
                 initializer.create(default_init)(initializer.InitDesc(self.name, {'__init__': init}), data)
                 self._deferred_init = init, ctx, default_init, data.tostype('csr')
         super(CSRParameter, self)._finish_deferred_init()
+
+
+def _check_kind():
+    if is_np_array():
+        raise RuntimeError('MXNet has no sparse np arrays: SparseDense and to_sparse need classic ones, '
+                           'npx.reset_np()')
 
 
 def make_csr(param):
@@ -101,6 +108,8 @@ class SparseDense(nn.Dense):
     ValueError
         If ``dtype`` is neither float32 nor float64, or ``params`` are those of a layer with a dense weight; in the
         forward, if ``in_units`` is still unknown.
+    RuntimeError
+        Under ``npx.set_np()``, as there are no sparse np arrays.
     """
 
     def __init__(self, units: int, activation: Optional[str] = None, use_bias: bool = True, flatten: bool = True,
@@ -108,6 +117,7 @@ class SparseDense(nn.Dense):
                  weight_initializer: Union[str, initializer.Initializer, None] = None,
                  bias_initializer: Union[str, initializer.Initializer, None] = 'zeros', in_units: int = 0,
                  **kwargs: Any):
+        _check_kind()
         check_dtype('a sparse layer', dtype)
         super(SparseDense, self).__init__(
             units, activation=activation, use_bias=use_bias, flatten=flatten, dtype=dtype,
@@ -168,10 +178,11 @@ def to_sparse(net: Block) -> Block:
     ValueError
         If ``net`` has no such layer, or one in a dtype other than float32 and float64, or a mu or sigma is not finite.
     DeferredInitializationError, RuntimeError
-        If ``net`` is not initialized yet.
+        If ``net`` is not initialized yet, or under ``npx.set_np()``.
     """
     if not isinstance(net, Block):
         raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+    _check_kind()
     for layer in _dense_layers(net):
         check_dtype('a sparse layer', layer.weight.dtype)
     for block in collect.walk(net):

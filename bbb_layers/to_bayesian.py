@@ -7,6 +7,7 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block, nn, rnn
 
 from . import collect, layers, posterior, recurrent
+from .arrays import set_value, value_of
 from .checks import check_positive
 from .priors import Prior, check_prior
 from .set_prior import posterior_of, replace_priors
@@ -115,7 +116,7 @@ def _convertible(net):
 def _check_weights(net, chosen):
     params = {param for block in chosen for param in block._reg_params.values()}
     for param in params:
-        if not np.isfinite(param.data(param.list_ctx()[0]).asnumpy()).all():
+        if not np.isfinite(value_of(param).asnumpy()).all():
             raise ValueError('Parameter %s must be finite (saw: NaN or infinite values)' % param.name)
     for block in collect.walk(net):
         for param in block._reg_params.values():
@@ -127,10 +128,10 @@ def _check_weights(net, chosen):
 def _set_fraction(blocks, net, fraction, floor, set_priors):
     priors = {}
     for rho in {rho: None for block in blocks for rho in block._rhos.values()}:
-        mu = rho.mu.data(rho.mu.list_ctx()[0])
+        mu = value_of(rho.mu)
         sigma = np.maximum(fraction * abs(mu.asnumpy().astype('float64')), floor)
         with autograd.pause():
-            rho.set_data(ndarray.array(posterior.rho_from_sigma(sigma), dtype=mu.dtype))
+            set_value(rho, ndarray.array(posterior.rho_from_sigma(sigma), dtype=mu.dtype))
         if set_priors:
             priors[rho] = posterior_of(rho)
     replace_priors(net, priors)

@@ -8,6 +8,7 @@ is: on CPU its oneDNN version writes to memory that is not allocated yet ("could
 from mxnet import symbol
 
 from .annotations import Mixin
+from .arrays import classic, gluon_kind
 
 __all__ = ['TransposedByConvolution']
 
@@ -34,6 +35,7 @@ class TransposedByConvolution(Mixin):
             raise ValueError("layout must start with 'NC' (saw: %r)" % layout)
 
     def hybrid_forward(self, F, x, weight, bias=None):
+        x, weight, bias = classic((x, weight, bias))
         kwargs, groups = self._kwargs, self._kwargs['num_group']
         # (in, out / groups, ...) -> (out, in / groups, ...)
         kernel = F.reshape(F.swapaxes(F.reshape(weight, shape=(-4, groups, -1, -2)), 1, 2), shape=(-3, -2))
@@ -44,6 +46,7 @@ class TransposedByConvolution(Mixin):
         out = F.Convolution(*[stretched, kernel] + ([] if bias is None else [bias]), no_bias=bias is None,
                             kernel=kwargs['kernel'], dilate=kwargs['dilate'], pad=pad,
                             num_filter=kwargs['num_filter'], num_group=groups, layout=kwargs['layout'])
+        out = gluon_kind(out)
         return out if self.act is None else self.act(out)
 
     def _shape_tie(self, F, x, weight):

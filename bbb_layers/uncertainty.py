@@ -6,6 +6,7 @@ import numpy as np
 from mxnet import ndarray
 
 from .annotations import Array
+from .arrays import as_kind_of
 from .checks import check_array, check_fraction, check_positive, check_probabilities
 
 __all__ = ['Uncertainty', 'Interval', 'uncertainty', 'gaussian_uncertainty', 'credible_interval']
@@ -194,5 +195,5 @@ def _like(original, value):
     dtype = np.dtype(original.dtype)
     value = np.asarray(value, dtype if dtype.kind == 'f' else np.float64)
     if isinstance(original, ndarray.NDArray):
-        return ndarray.array(value, ctx=original.context, dtype=value.dtype)
+        return as_kind_of(original, ndarray.array(value, ctx=original.context, dtype=value.dtype))
     return value

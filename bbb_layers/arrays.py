@@ -1,0 +1,61 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""MXNet's two kinds of arrays: classic ones (``mx.nd``), and np arrays (``mx.np``, under ``npx.set_np()``).
+
+Every formula of this package is written once, for classic NDArrays and Symbols. Where a user's code meets ours, np
+arrays are taken for classic ones, and what goes back is of the kind that Gluon has turned on. Both share memory, and
+the gradient's tape.
+"""
+import functools
+import itertools
+from typing import Any
+
+from mxnet import ndarray, numpy, symbol
+from mxnet.util import is_np_array
+
+__all__ = ['classic', 'gluon_kind', 'as_kind_of', 'on_classic_arrays', 'value_of', 'set_value']
+
+
+def _convert(value, method):
+    if isinstance(value, (ndarray.NDArray, symbol.Symbol)):
+        return getattr(value, method)()
+    if isinstance(value, dict):
+        return {key: _convert(item, method) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_convert(item, method) for item in value)
+    return value
+
+
+def classic(value: Any) -> Any:
+    """``value`` with classic arrays and Symbols, also in nested lists, tuples and dicts."""
+    return _convert(value, 'as_nd_ndarray')
+
+
+def gluon_kind(value: Any) -> Any:
+    """``value`` with arrays and Symbols of the kind that Gluon's layers take now, also nested."""
+    return _convert(value, 'as_np_ndarray' if is_np_array() else 'as_nd_ndarray')
+
+
+def as_kind_of(original, value):
+    """``value``, a classic array or Symbol, of the kind of ``original``."""
+    return value.as_np_ndarray() if isinstance(original, (numpy.ndarray, symbol.numpy._Symbol)) else value
+
+
+def on_classic_arrays(function):
+    """A method that takes arrays of either kind, out of one that is written for classic ones."""
+    @functools.wraps(function)
+    def method(self, *args, **kwargs):
+        first = next((value for value in itertools.chain(args, kwargs.values())
+                      if isinstance(value, (ndarray.NDArray, symbol.Symbol))), None)
+        result = function(self, *classic(args), **classic(kwargs))
+        return result if first is None else as_kind_of(first, result)
+    return method
+
+
+def value_of(param, context=None):
+    """The classic array of ``param`` on ``context``, by default the first that it is initialized on."""
+    return param.data(context or param.list_ctx()[0]).as_nd_ndarray()
+
+
+def set_value(param, value):
+    """Set ``param`` to ``value``, a classic array, on all its contexts."""
+    param.set_data(gluon_kind(value))

@@ -1,0 +1,356 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""np arrays, under npx.set_np(): the same numbers, bit by bit, as with classic arrays and the same random numbers."""
+import contextlib
+
+import numpy as np
+import pytest
+
+import bbb_layers
+import mxnet as mx
+from bbb_layers import (BayesConv1D, BayesConv2D, BayesConv2DTranspose, BayesConv3D, BayesDense, BayesEmbedding,
+                        BayesGRU, BayesLSTM, BayesLSTMCell, BayesRNN, BBBLoss, BernoulliNLLLoss, GaussianNLLLoss,
+                        GaussianPrior, HeteroscedasticGaussianNLLLoss, LaplacePrior, MixturePrior, MonteCarlo,
+                        PoissonNLLLoss, Prior, ScaleMixturePrior, SparseDense, StudentTNLLLoss, StudentTPrior,
+                        checkpoint, draw, kl_divergence, metrics, posterior_as_prior, predict, prune, set_prior,
+                        signal_to_noise, to_bayesian, to_deterministic, to_sparse, uncertainty)
+from mxnet import autograd, gluon, nd, npx
+from mxnet.gluon import nn, rnn
+
+MODES = {'eager': None, 'hybridized': {}, 'static': {'static_alloc': True, 'static_shape': True}}
+
+
+@contextlib.contextmanager
+def world(name):
+    if name == 'np':
+        npx.set_np()
+    try:
+        yield mx.np.array if name == 'np' else lambda value, dtype='float32': nd.array(value, dtype=dtype)
+    finally:
+        npx.reset_np()
+
+
+def both(run):
+    """What ``run(array)`` returns, in both worlds: lists of numpy arrays."""
+    results = []
+    for name in ('classic', 'np'):
+        with world(name) as array:
+            results.append(run(array))
+    return results
+
+
+def check_equal(run):
+    classic, ours = both(run)
+    assert len(classic) == len(ours) > 0
+    for first, second in zip(classic, ours):
+        assert first.dtype == second.dtype and np.isfinite(first).all()
+        np.testing.assert_array_equal(first, second)
+
+
+def kind(array):
+    """The type that results must have where ``array`` makes the inputs."""
+    return mx.np.ndarray if array is mx.np.array else nd.NDArray
+
+
+def sequential(*layers):
+    net = nn.HybridSequential()
+    net.add(*layers)
+    return net
+
+
+def set_values(net, array):
+    """Parameters that do not depend on MXNet's initializers, whose random numbers differ between the worlds."""
+    random = np.random.RandomState(0)
+    for param in net.collect_params().values():
+        if not param.name.endswith('rho') and '_prior_' not in param.name:
+            param.set_data(array(random.standard_normal(param.shape) * 0.3, dtype=param.dtype))
+
+
+def train(array, net, inputs, label, mode=None, likelihood=None, optimizer='sgd', steps=3,
+          initialized=False):
+    """Losses, gradients and Parameters of some steps, and the outputs in predict mode."""
+    if not initialized:
+        net.initialize(mx.init.Zero())   # under set_np() the default one cannot do float64
+    inputs = [array(value, dtype=value.dtype) for value in inputs]
+    label = array(label, dtype=label.dtype)
+    if mode is not None:
+        net.hybridize(**mode)
+    net(*inputs)
+    if not initialized:
+        set_values(net, array)
+    loss_fn, found = BBBLoss(net, 50, likelihood), []
+    if likelihood is not None:
+        likelihood.initialize()
+    params = net.collect_params()
+    params.update(loss_fn.collect_params())
+    trainer = gluon.Trainer(params, optimizer, {'learning_rate': 0.01})
+    mx.random.seed(1)
+    for _ in range(steps):
+        with autograd.record():
+            loss = loss_fn(net(*inputs), label)
+        loss.backward()
+        for value in (loss, loss_fn.nll, loss_fn.kl):
+            assert type(value) is kind(array)
+            found.append(value)
+        found.extend(param.grad() for param in params.values() if param.grad_req != 'null')
+        trainer.step(len(label))
+    output = net(*inputs)
+    for value in output if isinstance(output, (list, tuple)) else [output]:
+        assert type(value) is kind(array)
+        found.append(value)
+    found += [param.data() for param in params.values()] + [loss_fn(output, label), kl_divergence(net)]
+    return [value.asnumpy().copy() for value in found]
+
+
+def normal(*shape, dtype='float32'):
+    return np.random.RandomState(7).standard_normal(shape).astype(dtype)
+
+
+CLASSES = np.array([0, 2, 1, 1], 'float32')
+LAYERS = {
+    'dense': (lambda **kw: BayesDense(3, **kw), (4, 5), True),
+    'dense, in_units': (lambda **kw: BayesDense(3, in_units=5, activation='tanh', **kw), (4, 5), True),
+    'positions': (lambda **kw: BayesDense(3, flatten=False, **kw), (4, 2, 5), True),
+    'conv1d': (lambda **kw: BayesConv1D(3, 2, **kw), (4, 2, 5), True),
+    'conv2d': (lambda **kw: BayesConv2D(2, 3, padding=1, activation='relu', **kw), (4, 2, 5, 5), True),
+    'conv3d': (lambda **kw: BayesConv3D(2, 2, **kw), (4, 1, 3, 3, 3), True),
+    'transposed': (lambda **kw: BayesConv2DTranspose(2, 3, strides=2, **kw), (4, 2, 3, 3), True),
+    'embedding': (lambda **kw: BayesEmbedding(5, 3, **kw), (4, 2), False),
+    'rnn': (lambda **kw: BayesRNN(3, layout='NTC', **kw), (4, 2, 5), False),
+    'lstm': (lambda **kw: BayesLSTM(3, layout='NTC', bidirectional=True, **kw), (4, 2, 5), False),
+    'gru': (lambda **kw: BayesGRU(3, layout='NTC', **kw), (4, 2, 5), False)}
+CASES = [(name, estimator) for name, (_, _, linear) in LAYERS.items()
+         for estimator in (('sample', 'local', 'flipout') if linear else ('sample',))]
+
+
+@pytest.mark.parametrize('mode', list(MODES))
+@pytest.mark.parametrize('name, estimator', CASES)
+def test_layers_train_as_with_classic_arrays(name, estimator, mode):
+    make, shape, linear = LAYERS[name]
+    if name in ('rnn', 'lstm', 'gru') and mode != 'eager':
+        pytest.skip('inside a hybridized block Gluon itself cannot infer the shape of states under set_np()')
+    data = np.arange(8).reshape(4, 2).astype('float32') % 5 if name == 'embedding' else normal(*shape)
+    more = {'estimator': estimator} if linear else {}
+    check_equal(lambda array: train(array, sequential(make(**more), nn.Dense(4), BayesDense(3, prior=GaussianPrior())),
+                                    [data], CLASSES, MODES[mode]))
+
+
+@pytest.mark.parametrize('name', ['rnn', 'lstm', 'gru'])
+def test_recurrent_layers_alone_hybridized(name):
+    class Net(nn.HybridSequential):
+        def hybrid_forward(self, F, x, *states):
+            return self[1](self[0](x, list(states))[0])
+
+    def run(array):
+        layer = LAYERS[name][0]()
+        states = [np.zeros((2 if name == 'lstm' else 1, 4, 3), 'float32')] * (2 if name == 'lstm' else 1)
+        net = Net()
+        net.add(layer, BayesDense(3))
+        return train(array, net, [normal(4, 2, 5)] + states, CLASSES, {})
+    check_equal(run)
+
+
+def test_what_gluon_cannot_do_fails_as_gluons_own():
+    with world('np') as array:
+        data = array(normal(4, 2, 5))
+        for cls in (rnn.LSTM, BayesLSTM):
+            net = sequential(cls(3, layout='NTC'), nn.Dense(2))
+            net.initialize()
+            net.hybridize()
+            with pytest.raises(ValueError, match='Shape inconsistent'):
+                net(data)
+        for cls in (rnn.LSTMCell, BayesLSTMCell):
+            cell = cls(3)
+            cell.initialize()
+            with pytest.raises(TypeError, match='legacy'):
+                cell.unroll(2, data)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('kl', ['auto', 'sample'])
+@pytest.mark.parametrize('prior', [
+    GaussianPrior(0.5, 0.1), GaussianPrior(0.5, learnable=True), GaussianPrior(np.full((3, 5), 0.5), np.ones((3, 5))),
+    ScaleMixturePrior(), MixturePrior([0.2, 0.3, 0.5], [1, 0.1, 0.01]), LaplacePrior(), StudentTPrior()],
+    ids=lambda prior: repr(prior) if isinstance(prior, Prior) else None)
+def test_priors(prior, kl, dtype):
+    for mode in (None, {}):
+        check_equal(lambda array: train(
+            array, BayesDense(3, in_units=5, dtype=dtype, prior=prior, bias_prior=StudentTPrior(), kl=kl),
+            [normal(4, 5, dtype=dtype)], CLASSES.astype(dtype), mode))
+
+
+class _Cauchy(Prior):
+    def log_prob(self, w):
+        return -(1 + w.square()).log() - np.log(np.pi)
+
+
+@pytest.mark.parametrize('prior', [GaussianPrior(0.5), ScaleMixturePrior(), LaplacePrior(), StudentTPrior(), _Cauchy()],
+                         ids=lambda prior: type(prior).__name__)
+def test_densities_take_arrays_of_both_kinds(prior):
+    def run(array):
+        mu, sigma, w = (array(value) for value in ([0.1, -2.], [0.3, 0.1], [0.5, -2.5]))
+        results = prior.log_prob(w), prior.kl(mu, sigma, w), prior.kl(mu=mu, sigma=sigma, w=w)
+        assert all(type(value) is kind(array) for value in results)
+        return [value.asnumpy() for value in results]
+    check_equal(run)
+
+
+def test_prior_with_np_arrays():
+    with world('np') as array:
+        prior = GaussianPrior(array([[1., 2.]]), array([[0., 1.]]))
+    assert prior == GaussianPrior(np.array([[1., 2.]]), np.array([[0., 1.]]))
+
+
+class _Two(nn.HybridSequential):
+    def hybrid_forward(self, F, x):
+        return self[0](x), self[1](x)
+
+
+@pytest.mark.parametrize('mode', list(MODES))
+@pytest.mark.parametrize('make', [
+    lambda: GaussianNLLLoss(0.3), lambda: GaussianNLLLoss(0.3, learnable=True), StudentTNLLLoss, BernoulliNLLLoss,
+    PoissonNLLLoss, lambda: gluon.loss.SigmoidBinaryCrossEntropyLoss(), HeteroscedasticGaussianNLLLoss],
+    ids=['gaussian', 'learnable', 'student', 'bernoulli', 'poisson', 'gluon', 'heteroscedastic'])
+def test_likelihoods(make, mode):
+    def run(array):
+        likelihood = make()
+        if isinstance(likelihood, HeteroscedasticGaussianNLLLoss):
+            net = _Two()
+            net.add(BayesDense(1), BayesDense(1))
+        else:
+            net = BayesDense(1)
+        return train(array, net, [normal(4, 5)], np.array([0., 1., 1., 0.], 'float32'), MODES[mode], likelihood)
+    check_equal(run)
+
+
+def test_sample_weights():
+    def run(array):
+        net = BayesDense(3, in_units=5)
+        net.initialize()
+        set_values(net, array)
+        loss_fn, data, label = BBBLoss(net, 10, weight=2.), array(normal(4, 5)), array(CLASSES)
+        mx.random.seed(1)
+        found = []
+        for weight in ([1., 0., 2., 3.], [[1.], [0.], [2.], [3.]]):
+            with autograd.record():
+                loss = loss_fn(net(data), label, array(weight))
+            assert type(loss) is kind(array)
+            found.append(loss.asnumpy())
+        return found
+    check_equal(run)
+
+
+@pytest.mark.parametrize('optimizer', ['adam', 'fusedadam'])
+def test_adam(optimizer):
+    def run(array):
+        return train(array, sequential(BayesDense(6), BayesDense(3)), [normal(4, 5)], CLASSES, {}, optimizer=optimizer)
+    check_equal(run)
+
+
+def trained(array):
+    net = sequential(BayesDense(6, activation='relu', in_units=5), nn.Dense(4, in_units=6), BayesDense(3, in_units=4))
+    train(array, net, [normal(4, 5)], CLASSES, {})
+    return net
+
+
+def test_after_training():
+    def run(array):
+        net, data = trained(array), array(normal(4, 5))
+        mx.random.seed(3)
+        draws = predict(net, data, num_samples=3, batch_size=3)
+        loader = gluon.data.DataLoader(gluon.data.ArrayDataset(data, array(CLASSES)), 3)
+        from_loader, labels = predict(net, loader, num_samples=3, with_labels=True, progress=False)
+        results = [draws, from_loader, labels, MonteCarlo(net, 3)(data), MonteCarlo(net, 3, link='sigmoid')(data),
+                   draw(net)(data), to_deterministic(net)(data), net(data)]
+        assert (results[-1] == results[-2]).asnumpy().all()
+        probs = npx.softmax(draws) if array is mx.np.array else draws.softmax()
+        results.extend(uncertainty(probs))
+        results.extend(signal_to_noise(net).values())
+        results.extend(value for pair in net[0].posterior().values() for value in pair)
+        copy = posterior_as_prior(net)
+        assert kl_divergence(copy).asnumpy()[0] < 1e-3 < kl_divergence(net).asnumpy()[0]
+        assert prune(net, 0.5) == np.floor((6 * 6 + 5 * 3) / 2)
+        results += [net(data), kl_divergence(net), signal_to_noise(net)['%s' % net[0].weight.name]]
+        assert all(type(value) is kind(array) for value in results)
+        nll = metrics.MonteCarloNLL()
+        nll.update(labels, probs)
+        return [value.asnumpy() for value in results] + [np.array(nll.get()[1])]
+    check_equal(run)
+
+
+@pytest.mark.parametrize('fraction', [None, 0.1])
+def test_conversion(fraction):
+    def run(array):
+        net = sequential(nn.Conv2D(3, 2, in_channels=1), nn.Dense(4, in_units=12), nn.Dense(3, in_units=4))
+        net.initialize()
+        set_values(net, array)
+        data = normal(4, 1, 3, 3)
+        bayesian = to_bayesian(net, fraction=fraction)
+        np.testing.assert_array_equal(bayesian(array(data)).asnumpy(), net(array(data)).asnumpy())
+        if fraction is None:
+            set_prior(bayesian, GaussianPrior(0.7, learnable=True))
+        return train(array, bayesian, [data], CLASSES, {}, initialized=True)
+    check_equal(run)
+
+
+def test_checkpoints_serve_both_worlds(tmp_path):
+    outputs = []
+    for saved, loaded in (('np', 'np'), ('np', 'classic'), ('classic', 'np')):
+        with world(saved) as array:
+            net = trained(array)
+            trainer = gluon.Trainer(net.collect_params(), 'fusedadam')
+            train_step(net, trainer, array)
+            checkpoint.save_checkpoint(str(tmp_path / 'checkpoint'), net, trainer)
+            expected = train_step(net, trainer, array)
+        with world(loaded) as array:
+            net = sequential(BayesDense(6, activation='relu', in_units=5), nn.Dense(4, in_units=6),
+                             BayesDense(3, in_units=4))
+            net.initialize()
+            net.hybridize()     # as the other: eager and hybridized networks draw other random numbers
+            trainer = gluon.Trainer(net.collect_params(), 'fusedadam')
+            checkpoint.load_checkpoint(str(tmp_path / 'checkpoint'), net, trainer)
+            np.testing.assert_array_equal(train_step(net, trainer, array), expected)
+        outputs.append(expected)
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+def train_step(net, trainer, array):
+    loss_fn = BBBLoss(net, 50)
+    mx.random.seed(5)
+    with autograd.record():
+        loss = loss_fn(net(array(normal(4, 5))), array(CLASSES))
+    loss.backward()
+    trainer.step(4)
+    return net(array(normal(4, 5))).asnumpy()
+
+
+def test_sparse_layers_say_that_there_are_no_sparse_np_arrays():
+    with world('np') as array:
+        net = trained(array)
+        for make in (lambda: SparseDense(3), lambda: to_sparse(net)):
+            with pytest.raises(RuntimeError, match='no sparse np arrays'):
+                make()
+
+
+def test_estimator():
+    from mxnet.gluon.contrib.estimator import Estimator
+    with world('np') as array:
+        net = sequential(BayesDense(8, activation='relu'), BayesDense(2))
+        net.initialize()
+        net.hybridize()
+        labels = np.arange(32) % 2
+        data = gluon.data.ArrayDataset(array((normal(32, 3) + 4 * labels[:, None]).astype('float32')),
+                                       array(labels.astype('float32')))
+        trainer = gluon.Trainer(net.collect_params(), 'fusedadam', {'learning_rate': 0.02})
+        estimator = Estimator(net, BBBLoss(net, 32, kl_weight=0.01), trainer=trainer,
+                              train_metrics=metrics.MonteCarloNLL(logits=True))
+        estimator.logger.setLevel('ERROR')
+        estimator.fit(gluon.data.DataLoader(data, 8), epochs=20)
+        assert estimator.train_metrics[0].get()[1] < 0.3
+
+
+def test_public_classes_are_covered():
+    """Every layer that is public is in a test above, or fails as Gluon's own does."""
+    layers = {name for name in bbb_layers.__all__ if name.startswith('Bayes') and name != 'BayesBlock'}
+    assert {'Bayes' + name for name in (
+        'Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose', 'Embedding',
+        'RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell')} == layers
