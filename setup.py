@@ -1,8 +1,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# pip asks for the metadata before it looks at python_requires, and then names no reason.
+if not (3, 8) <= sys.version_info[:2] <= (3, 12):
+    sys.exit('bbb-layers needs CPython 3.8 to 3.12 (this is %d.%d): MXNet 1.9.1 needs a NumPy below 2.0, '
+             'and none of those is built for 3.13 and later' % sys.version_info[:2])
 
 here = Path(__file__).parent
 version = re.search(r"__version__ = '(.+)'", (here / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)

@@ -1,5 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Builds sdist and wheel into dist/, and checks that each installs into an empty environment and has what it should."""
+"""Builds sdist and wheel into dist/, and checks that each installs into an empty environment and has what it should.
+
+Then tests run on the installed wheel, in a copy of the sdist from which the package itself is gone: those of its core,
+or what the command line says, in the words of pytest.
+"""
 import re
 import shutil
 import subprocess
@@ -13,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / 'dist'
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
+#: The tests that run where the command line names none.
+CORE = ['tests/test_%s.py' % name for name in ('layers', 'loss', 'checkpoint', 'native', 'numpy_bool', 'predict')]
 #: What the installed package must have, and be, in a process that does not see this folder.
 PROBE = '''
 import pathlib, sys
@@ -62,6 +68,13 @@ def main():
             run(python, '-c', PROBE, VERSION, *[name[len('bbb_layers/'):] for name in package], cwd=folder)
             run(python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'bbb-layers')
             print('%s: installs, and imports' % archive.name)
+        run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '%s[test]' % wheel)
+        with tarfile.open(sdist) as tar:
+            tar.extractall(folder)
+        copy = Path(folder) / sdist.name[:-len('.tar.gz')]
+        shutil.rmtree(copy / 'bbb_layers')
+        run(python, '-c', PROBE, VERSION, cwd=copy)
+        run(python, '-m', 'pytest', '-q', '-n', 'auto', '--durations=0', *(sys.argv[1:] or CORE), cwd=copy)
 
 
 if __name__ == '__main__':

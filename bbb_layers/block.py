@@ -199,7 +199,8 @@ class BayesBlock(Mixin):
     def hybrid_forward(self, F, x, *args, **params):
         values: Dict[str, Tuple[Any, Any, Any]] = {
             name: classic((params.pop(name), params.pop(name + '_rho'),
-                           {prior_name: params.pop('%s_%s' % (name, prior_name)) for prior_name in rho.prior_parameters}))
+                           {prior_name: params.pop('%s_%s' % (name, prior_name))
+                            for prior_name in rho.prior_parameters}))
             for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
             means = {name: posterior.mean(mu, rho) for name, (mu, rho, _) in values.items()}

@@ -2,9 +2,11 @@
 """MXNet wants numpy.bool, and some NumPys have none: each case is a process of its own, with a NumPy made to fit."""
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 #: NumPy as if of another version, with numpy.bool as that one has it.
 FAKE = '''
 import warnings
@@ -40,6 +42,24 @@ def run(version, code):
 @pytest.mark.parametrize('version', ['1.24.0', '1.26.4'])
 def test_brings_numpy_bool_back(version):
     assert run(version, RESTORED).returncode == 0
+
+
+def test_says_which_numpy_is_too_new():
+    done = run('2.1.0', 'import bbb_layers')
+    assert done.returncode == 1 and 'ImportError: bbb_layers needs NumPy below 2.0' in done.stdout
+    assert 'numpy is 2.1.0' in done.stdout
+
+
+@pytest.mark.parametrize('version, good', [((3, 7), False), ((3, 8), True), ((3, 12), True), ((3, 13), False)])
+def test_setup_refuses_other_pythons_by_name_and_reason(version, good):
+    # setuptools itself would not run as another version, and what setup() does then is not the question.
+    code = ('import sys, setuptools; setuptools.setup = lambda **_: None; sys.version_info = %r + (0,); '
+            'exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py"})' % (version,))
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, universal_newlines=True, cwd=str(ROOT))
+    print(done.stdout)
+    assert (done.returncode == 0) == good
+    assert good or ('this is %d.%d' % version in done.stdout and 'NumPy' in done.stdout)
 
 
 def test_is_silent_where_numpy_has_it():

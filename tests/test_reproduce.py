@@ -24,7 +24,8 @@ reproduce.loader.exec_module(mnist)
 
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in (('UNITS', (6,)), ('SEEDS', {}), ('SELECTION_EPOCHS', 1), ('FINAL_EPOCHS', 3), ('HELD_OUT', 9)):
+    for name, value in (('UNITS', (6,)), ('SEEDS', {}), ('SELECTION_EPOCHS', 1), ('FINAL_EPOCHS', {6: 3}),
+                        ('HELD_OUT', 9)):
         monkeypatch.setattr(runs, name, value)
 
 

@@ -41,7 +41,7 @@ def arguments(argv=None):
         args.results = os.path.join(args.work, 'results') if args.quick else str(HERE / 'results')
     if args.quick:
         runs.UNITS, runs.SEEDS = (40,), {}
-        runs.SELECTION_EPOCHS, runs.FINAL_EPOCHS, runs.HELD_OUT = 1, 3, 1000
+        runs.SELECTION_EPOCHS, runs.FINAL_EPOCHS, runs.HELD_OUT = 1, {40: 3}, 1000
     return args
 
 

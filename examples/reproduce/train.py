@@ -4,7 +4,8 @@ import json
 import os
 import time
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, uncertainty
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, predict, prune, schedules,
+                        uncertainty)
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 import mxnet as mx
 import numpy as np
@@ -15,6 +16,7 @@ from runs import BATCH
 
 DRAWS = 32
 PRUNED = 0.5, 0.75, 0.95, 0.98, 0.99
+SCHEDULES = {'blundell': schedules.blundell}
 INITIAL_SIGMA = float(np.log1p(np.exp(-5.)))
 
 
@@ -26,7 +28,8 @@ def build(run):
     elif run.method == 'mixture':
         posterior = {'prior': ScaleMixturePrior(*(settings[name] for name in ('pi', 'sigma1', 'sigma2')))}
     if run.bayesian:
-        posterior.update(initial_sigma=INITIAL_SIGMA, estimator=settings.get('estimator', 'sample'))
+        posterior.update(initial_sigma=settings.get('initial_sigma', INITIAL_SIGMA),
+                         estimator=settings.get('estimator', 'sample'))
     else:
         posterior = {}
     kind = BayesDense if run.bayesian else nn.Dense
@@ -37,6 +40,8 @@ def build(run):
         net.add(kind(units, activation=activation, in_units=in_units, **posterior))
         in_units = units
     net.initialize(mx.init.MSRAPrelu(slope=0.))
+    if run.bayesian:
+        net.collect_params('.*rho$').setattr('lr_mult', settings.get('rho_lr_mult', 1.))
     net.hybridize(static_alloc=True, static_shape=True)
     return net
 
@@ -82,6 +87,8 @@ def train(run, data, folder, say):
         mx.random.seed(1000 * run.seed + epoch)
         order = nd.array(np.random.RandomState((run.seed, epoch)).permutation(len(images)), dtype='int32')
         for step in range(steps):
+            if 'kl_weight' in run.settings:
+                loss_fn.kl_weight = SCHEDULES[run.settings['kl_weight']](steps)(step)
             chosen = order[step * BATCH:(step + 1) * BATCH]
             with autograd.record():
                 loss = loss_fn(net(images.take(chosen)), labels.take(chosen))
