@@ -72,7 +72,8 @@ def main():
         with tarfile.open(sdist) as tar:
             tar.extractall(folder)
         copy = Path(folder) / sdist.name[:-len('.tar.gz')]
-        shutil.rmtree(copy / 'bbb_layers')
+        for part in ('bbb_layers', 'bbb_layers.egg-info'):
+            shutil.rmtree(copy / part)
         run(python, '-c', PROBE, VERSION, cwd=copy)
         run(python, '-m', 'pytest', '-q', '-n', 'auto', '--durations=0', *(sys.argv[1:] or CORE), cwd=copy)
 
