@@ -3,6 +3,7 @@
 import inspect
 from typing import Any, Dict, Optional, Tuple
 
+import numpy as np
 from mxnet import autograd, ndarray, symbol
 from mxnet.context import Context
 from mxnet.gluon import Constant, HybridBlock, Parameter
@@ -13,10 +14,13 @@ from .annotations import Mixin
 from .arrays import classic, gluon_kind, value_of
 from .checks import check_dtype, check_positive
 from .native import draw as native_draw
+from .precision import check_casts_first, check_float16
 from .priors import Prior, check_prior, default_prior
 from .rho import RhoParameter
 
 __all__ = ['BayesBlock']
+
+check_casts_first()
 
 
 class BayesBlock(Mixin):
@@ -53,7 +57,8 @@ class BayesBlock(Mixin):
         If ``prior`` or ``bias_prior`` is not a Prior.
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
-        neither float32 nor float64, or ``prior`` or ``kl`` is not that of the layer that this one shares its
+        none of float16, float32 and float64 or one in which the layer cannot run (see
+        :mod:`bbb_layers.precision`), or ``prior`` or ``kl`` is not that of the layer that this one shares its
         Parameters with.
 
     References
@@ -63,6 +68,8 @@ class BayesBlock(Mixin):
 
     #: What the layer takes as ``estimator``.
     _estimators: Tuple[str, ...] = ('sample',)
+    #: The operator of the layer's that MXNet does not have in float16 on a CPU.
+    _not_in_float16: Optional[str] = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -156,7 +163,7 @@ class BayesBlock(Mixin):
             param is other for rho in self._rhos.values() for other in rho.prior_parameters.values())
 
     def _add_rho(self, name, mu):
-        self._check_dtype(mu.dtype)
+        self._check_dtype(mu.dtype, [mu])
         if mu._grad_stype != 'default' or mu._stype != 'default':
             raise ValueError('a Bayesian layer must have dense gradients, since its KL divergence reaches every weight '
                              '(saw: Parameter %s with grad_stype %r)' % (mu.name, mu._grad_stype))
@@ -189,12 +196,15 @@ class BayesBlock(Mixin):
             self._reg_params.pop('%s_%s' % (name, prior_name))
             delattr(self, '%s_%s' % (name, prior_name))
 
-    def cast(self, dtype):
-        self._check_dtype(dtype)
-        super().cast(dtype)
+    def _check_cast(self, dtype):
+        """What ``cast`` of a network asks all its layers before it changes one."""
+        self._check_dtype(dtype, [rho.mu for rho in self._rhos.values()])
 
-    def _check_dtype(self, dtype):
-        check_dtype('a Bayesian layer', dtype)
+    def _check_dtype(self, dtype, params):
+        """ValueError if ``params``, mu of this layer's, cannot be of ``dtype``."""
+        if check_dtype('a Bayesian layer', dtype, ('float16', 'float32', 'float64')) == np.float16:
+            for param in params:
+                check_float16(self, param, self._not_in_float16)
 
     def hybrid_forward(self, F, x, *args, **params):
         values: Dict[str, Tuple[Any, Any, Any]] = {
@@ -239,7 +249,8 @@ class BayesBlock(Mixin):
                 # Gluon cannot infer shapes in a graph that lacks a Parameter of the layer; nor backward through a
                 # broadcast operator, so that none may stand between mu and the layer's own operator.
                 for value in prior_values.values():
-                    mu_value = mu_value + F.broadcast_mul(F.zeros_like(mu_value), F.BlockGrad(value))
+                    zeros = F.cast(F.zeros_like(mu_value), dtype=rho.dtype)
+                    mu_value = mu_value + F.cast(F.broadcast_mul(zeros, F.BlockGrad(value)), dtype=rho.mu.dtype)
             if frame is None:
                 return make()[0]
         prior = rho.bound_prior(prior_values)

@@ -89,7 +89,13 @@ def check_probabilities(name, value, axes):
     return probs
 
 
-def check_dtype(what, dtype):
-    """ValueError if ``dtype`` is neither float32 nor float64."""
-    if np.dtype(dtype) not in (np.dtype('float32'), np.dtype('float64')):
-        raise ValueError('dtype of %s must be float32 or float64 (saw: %s)' % (what, np.dtype(dtype)))
+def check_dtype(what, dtype, allowed=('float32', 'float64')):
+    """``dtype`` as a numpy.dtype, if it is one of ``allowed``."""
+    try:
+        known = np.dtype(dtype)
+    except TypeError:       # 'bfloat16', which numpy does not know
+        known = dtype
+    if known not in [np.dtype(name) for name in allowed]:
+        raise ValueError('dtype of %s must be %s or %s (saw: %s)' % (
+            what, ', '.join(allowed[:-1]), allowed[-1], known))
+    return known

@@ -23,7 +23,6 @@ import weakref
 from types import MethodType
 from typing import Callable, Dict
 
-import numpy as np
 from mxnet import autograd, ndarray, symbol
 from mxnet.attribute import AttrScope
 from mxnet.context import current_context
@@ -33,6 +32,7 @@ from mxnet.gluon.parameter import DeferredInitializationError
 from .arrays import as_kind_of, classic
 from .native import draw as native_draw
 from .posterior import draw
+from .precision import computed_in
 
 __all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves', 'add_owner',
            'owners', 'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block', 'Term', 'add_up']
@@ -275,7 +275,7 @@ class _Tap(object):
 
     def pack(self, terms):
         """The outputs of the graph for the KL ``terms`` of ``rhos``, Symbols."""
-        dtypes = [np.dtype(rho.mu.dtype) for rho in self.rhos]      # they come as strings, types and numpy.dtype
+        dtypes = [computed_in(rho.mu.dtype) for rho in self.rhos]
         self.groups = [[i for i, other in enumerate(dtypes) if other == dtype] for dtype in dict.fromkeys(dtypes)]
         return [symbol.concat(*[terms[i] for i in group], dim=0) for group in self.groups]
 

@@ -6,6 +6,7 @@ from mxnet.gluon import Block
 
 from . import collect, posterior
 from .arrays import set_value, value_of
+from .precision import widened
 
 __all__ = ['to_deterministic', 'draw', 'PlainCopy']
 
@@ -110,15 +111,17 @@ class PlainCopy(object):
 
         def value(rho, mu_value, rho_value):
             noise = None if generator is None else ndarray.array(
-                generator.standard_normal(mu_value.shape, dtype=np.dtype(mu_value.dtype)), mu_value.ctx, mu_value.dtype)
-            return posterior.draw(ndarray, mu_value, rho_value, noise=noise)[0]
+                generator.standard_normal(mu_value.shape, dtype=np.dtype(rho_value.dtype)), mu_value.ctx,
+                rho_value.dtype)
+            return posterior.draw(ndarray, widened(mu_value), rho_value, noise=noise)[0]
         self._set(value)
 
     def _set(self, value):
         with autograd.pause():
             for rho, param in self._weights:
                 context = rho.mu.list_ctx()[0]
-                set_value(param, value(rho, value_of(rho.mu, context), value_of(rho, context)))
+                drawn = value(rho, value_of(rho.mu, context), value_of(rho, context))
+                set_value(param, drawn.astype(param.dtype, copy=False))
 
 
 def _check_finite(rho):

@@ -4,6 +4,7 @@
 Each takes what the Gluon layer takes, with the same meaning and in the same order, and as keywords the arguments of
 :class:`~bbb_layers.BayesBlock`. Initializers are those of mu.
 """
+import numpy as np
 from mxnet.gluon import nn
 
 from .arrays import classic, gluon_kind
@@ -30,6 +31,13 @@ class BayesLinear(BayesBlock):
     """Mixin for layers that apply an operator which is linear in the weights and in the input, and an activation."""
 
     _estimators = tuple(ESTIMATORS)
+    _not_in_float16 = 'Convolution'
+
+    def _check_dtype(self, dtype, params):
+        super()._check_dtype(dtype, params)
+        if self._estimator == 'local' and np.dtype(dtype) == np.float16:
+            raise ValueError("estimator of %s must be 'sample' or 'flipout' in float16, which has not the range for "
+                             "the variances of 'local' (saw: 'local' for %s)" % (type(self).__name__, self.name))
 
     def _estimate(self, F, take, x, **params):
         operator = super(BayesBlock, self).hybrid_forward.__func__
@@ -75,6 +83,8 @@ class BayesDense(BayesLinear, nn.Dense):
     Outputs:
         - **out**: shape (batch_size, units), or (x1, ..., xn, units) with ``flatten=False``
     """
+
+    _not_in_float16 = 'FullyConnected'
 
     def _example_shape(self, F, array):
         # The number of axes is unknown while this is traced; a reduction with ``exclude`` does without it.

@@ -16,6 +16,7 @@ from .arrays import classic, gluon_kind, value_of
 from .checks import check_count, check_not_negative, check_positive
 from .likelihoods import CategoricalNLLLoss
 from .native import draw as native_draw
+from .precision import widened
 
 __all__ = ['BBBLoss', 'kl_divergence']
 
@@ -82,7 +83,8 @@ class BBBLoss(Loss):
           any further axes of size 1, multiplies the result of ``likelihood``; any other shape is handed to it
 
     Outputs:
-        - **loss**: shape (batch_size,), nats per example
+        - **loss**: shape (batch_size,), nats per example; float32 where the output is float16 or bfloat16, which the
+          likelihood then sees in float32, as it does such labels and weights
 
     Raises
     ------
@@ -155,6 +157,8 @@ class BBBLoss(Loss):
             raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a '
                             'likelihood that takes all (saw: %d outputs)' % len(output))
         batch_size = first.shape[self._batch_axis]
+        output, label, sample_weight = widened(output), widened(label), widened(sample_weight)
+        first = next(collect.leaves([output]))
         weight = (self._kl_weight if autograd.is_training() else 1.) / self._num_train
         with self._kl_terms(first.context) as terms:
             if (self._graph is not None and sample_weight is None and self._weight is None and len(terms) == 1

@@ -9,6 +9,7 @@ from . import collect
 from .arrays import classic, gluon_kind
 from .checks import check_count
 from .deterministic import PlainCopy
+from .precision import widened
 
 __all__ = ['MonteCarlo']
 
@@ -40,7 +41,7 @@ class MonteCarlo(Block):
         - as ``net`` takes them
 
     Outputs:
-        - **out**: the shape of the output of ``net``
+        - **out**: the shape of the output of ``net``, and its dtype, or float32 where that is float16 or bfloat16
 
     Raises
     ------
@@ -77,7 +78,7 @@ class MonteCarlo(Block):
                 if not isinstance(output, ndarray.NDArray):
                     raise TypeError('net of MonteCarlo must have one output (saw: %s)' % type(output).__name__)
                 # A copy, since a static graph writes its next output into the same memory.
-                outputs.append(classic(output).copy())
+                outputs.append(widened(classic(output).copy()))
         stacked = ndarray.stack(*outputs)
         if self._link is None:
             return gluon_kind(stacked.mean(axis=0))

@@ -9,6 +9,9 @@ import math
 import numpy as np
 from mxnet import autograd, ndarray, symbol
 
+from .operators import operator
+from .precision import widened
+
 __all__ = ['PRUNED_RHO', 'ENTROPY_CONSTANT', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean',
            'moments', 'draw', 'split_draw', 'spread', 'kl_term', 'negative_entropy']
 
@@ -73,14 +76,15 @@ def noise_like(F, like):
 
 
 def mean(mu, rho):
-    """The posterior mean: mu, and 0 where pruned."""
-    return mu * kept(rho)
+    """The posterior mean: the NDArray mu, and 0 where pruned."""
+    return mu * kept(rho).astype(mu.dtype, copy=False)
 
 
 def moments(mu, rho):
-    """The posterior's mean and standard deviation as NDArrays without gradient, both 0 where pruned."""
+    """The posterior's mean and standard deviation as NDArrays without gradient, both 0 where pruned, and both in the
+    dtype of rho."""
     with autograd.pause():
-        return mean(mu, rho), sigma_from_rho(ndarray, rho) * kept(rho)
+        return mean(widened(mu), rho), sigma_from_rho(ndarray, rho) * kept(rho)
 
 
 def draw(F, mu, rho, prior=None, noise=None):
@@ -145,7 +149,8 @@ def kl_term(F, prior, mu, sigma, weight, alive):
     kl = prior.kl(mu * alive, sigma + pruned, None if weight is None else weight + pruned) * alive
     rows = F.reshape(kl, shape=(-1, 0), reverse=True)
     ones = F.BlockGrad(F.ones_like(F.slice_axis(rows, axis=0, begin=0, end=1)))
-    return F.reshape(F.sum(F.FullyConnected(rows, ones, num_hidden=1, no_bias=True, flatten=False)), shape=(1,))
+    totals = operator(F, 'FullyConnected')(rows, ones, num_hidden=1, no_bias=True, flatten=False)
+    return F.reshape(F.sum(totals), shape=(1,))
 
 
 def negative_entropy(F, sigma):

@@ -13,6 +13,7 @@ from . import collect
 from .arrays import classic, gluon_kind
 from .checks import check_count
 from .deterministic import PlainCopy
+from .precision import widened
 
 __all__ = ['predict']
 
@@ -52,8 +53,9 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     Returns
     -------
     NDArray, list or tuple
-        Shape (num_samples, batch_size, ...), in the output's dtype, on the network's first context; for a network with
-        several outputs a list of these, nested as they are. With labels, the pair of that and an NDArray.
+        Shape (num_samples, batch_size, ...), in the output's dtype, or float32 where that is float16 or bfloat16, on
+        the network's first context; for a network with several outputs a list of these, nested as they are. With
+        labels, the pair of that and an NDArray.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
         plain.set_draw(np.random.Generator(np.random.SFC64([seed, sample])))
         start = 0
         for inputs in group:
-            output = classic(plain.net(*gluon_kind(inputs)))
+            output = _map(widened, classic(plain.net(*gluon_kind(inputs))))
             if stacked is None:
                 count = sum(_size(inputs, batch_axis) for inputs in group)
                 stacked = _map(partial(_room, num_samples=num_samples, count=count, batch_axis=batch_axis), output)

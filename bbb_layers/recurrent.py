@@ -25,8 +25,10 @@ class _WithoutRho(object):
 class _BayesRNNLayer(BayesBlock):
     """Mixin for the fused recurrent layers."""
 
-    def _check_dtype(self, dtype):
-        super()._check_dtype(dtype)
+    _not_in_float16 = 'RNN'
+
+    def _check_dtype(self, dtype, params):
+        super()._check_dtype(dtype, params)
         if np.dtype(dtype) == np.float64 and self._num_layers > 1:
             raise ValueError("dtype of %s with num_layers > 1 must be float32, since MXNet 1.9.1's operator has wrong "
                              'gradients of all layers but the last in float64 (saw: num_layers=%d)' % (
@@ -56,6 +58,8 @@ class BayesGRU(_BayesRNNLayer, rnn.GRU):
 class _BayesCell(BayesBlock):
     """Mixin for cells: an unrolled sequence has one draw. So has a cell that is called step by step, if this is done
     inside a block which has a :class:`~bbb_layers.BBBLoss`; otherwise each step is a forward of its own."""
+
+    _not_in_float16 = 'FullyConnected'
 
     def unroll(self, length, inputs, *args, **kwargs):
         with collect.one_forward(self, [inputs]):

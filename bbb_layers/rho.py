@@ -1,11 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The Parameter rho, which follows its mu and knows their prior."""
+import numpy as np
 from mxnet import initializer
 from mxnet.gluon import Parameter
 from mxnet.gluon.utils import shape_is_known
 
 from .native.draw import forget_shapes
 from .posterior import rho_from_sigma
+from .precision import computed_in
 
 __all__ = ['RhoParameter']
 
@@ -25,12 +27,13 @@ class _Value(initializer.Initializer):
 
 
 class _FollowsMu(Parameter):
-    """A Parameter that is initialized at the latest when another one, ``self.mu``, is, and in its dtype."""
+    """A Parameter that is initialized at the latest when another one, ``self.mu``, is, and in its dtype; but where that
+    is float16, in float32."""
 
     def _follow_mu(self):
         if self._data is not None or self.mu._data is None:
             return
-        self._dtype = self.mu.dtype
+        self._dtype = _dtype_beside(self.mu.dtype)
         if self._deferred_init:
             self._finish_deferred_init()
         else:
@@ -64,6 +67,14 @@ class _FollowsMu(Parameter):
         self._follow_mu()
         return super(_FollowsMu, self).list_ctx()
 
+    def cast(self, dtype):
+        super(_FollowsMu, self).cast(_dtype_beside(dtype))
+
+
+def _dtype_beside(dtype):
+    """``dtype``, as it was written, or float32 where that is float16."""
+    return dtype if computed_in(dtype) == np.dtype(dtype) else 'float32'
+
 
 class _PriorParameter(_FollowsMu):
     """A Parameter of the prior of ``mu``."""
@@ -71,7 +82,7 @@ class _PriorParameter(_FollowsMu):
     def __init__(self, mu, name, value, learnable):
         self.mu = mu
         super(_PriorParameter, self).__init__(
-            '%s_%s' % (mu.name, name), shape=value.shape, dtype=mu.dtype, wd_mult=0., init=_Value(value),
+            '%s_%s' % (mu.name, name), shape=value.shape, dtype=_dtype_beside(mu.dtype), wd_mult=0., init=_Value(value),
             grad_req='write' if learnable else 'null', differentiable=learnable)
 
 
@@ -105,7 +116,7 @@ class RhoParameter(_FollowsMu):
         self.sampled_kl = sampled_kl
         self.set_prior(prior)
         super(RhoParameter, self).__init__(
-            mu.name + '_rho', shape=mu.shape, dtype=mu.dtype, wd_mult=0.,
+            mu.name + '_rho', shape=mu.shape, dtype=_dtype_beside(mu.dtype), wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
 
     def _finish_deferred_init(self):

@@ -148,9 +148,8 @@ class SparseDense(nn.Dense):
             out = F.reshape_like(out, x, lhs_begin=0, lhs_end=1, rhs_begin=0, rhs_end=-1)
         return out if elementwise or self.act is None else self.act(out)
 
-    def cast(self, dtype):
+    def _check_cast(self, dtype):
         check_dtype('a sparse layer', dtype)
-        super(SparseDense, self).cast(dtype)
 
 
 def to_sparse(net: Block) -> Block:

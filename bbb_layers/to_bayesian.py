@@ -131,7 +131,7 @@ def _set_fraction(blocks, net, fraction, floor, set_priors):
         mu = value_of(rho.mu)
         sigma = np.maximum(fraction * abs(mu.asnumpy().astype('float64')), floor)
         with autograd.pause():
-            set_value(rho, ndarray.array(posterior.rho_from_sigma(sigma), dtype=mu.dtype))
+            set_value(rho, ndarray.array(posterior.rho_from_sigma(sigma), dtype=rho.dtype))
         if set_priors:
             priors[rho] = posterior_of(rho)
     replace_priors(net, priors)

@@ -10,14 +10,12 @@ import logging
 import os
 import threading
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterable, Optional, Tuple
+from typing import Any, Callable, Iterable, Optional
 
 import numpy as np
-from mxnet import ndarray
 from mxnet.base import _LIB, OpHandle, c_str, check_call
-from mxnet.ndarray.register import _make_ndarray_function
-from mxnet.symbol.register import _make_symbol_function
 
+from .. import operators
 from .build import BuildError, library
 
 __all__ = ['available', 'operator', 'floats', 'instruction_set']
@@ -29,7 +27,6 @@ class _State(object):
     """What is known of the library in this process: ``available`` is None until someone asks."""
     available: Optional[bool] = None
     path: Optional[str] = None
-    operators: Dict[Tuple[ModuleType, str], Callable] = {}
     lock = threading.Lock()
 
 
@@ -91,12 +88,7 @@ def operator(F: ModuleType, name: str) -> Callable[..., Any]:
     MXNetError
         If it does not exist, as when :func:`available` is False.
     """
-    if (F, name) not in _State.operators:
-        handle = OpHandle()
-        check_call(_LIB.NNGetOpHandle(c_str(name), ctypes.byref(handle)))
-        make = _make_ndarray_function if F is ndarray else _make_symbol_function
-        _State.operators[F, name] = make(handle, name, name)
-    return _State.operators[F, name]
+    return operators.operator(F, name)
 
 
 def floats(numbers: Iterable[float]) -> str:

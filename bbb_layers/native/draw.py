@@ -16,7 +16,8 @@ import numpy as np
 from mxnet import ndarray, symbol
 from mxnet.gluon.utils import shape_is_known
 
-from .. import native, posterior
+from .. import native, operators, posterior
+from ..precision import computed_in
 
 __all__ = ['Switch', 'make', 'state_of', 'shapes_are_known', 'forget_shapes']
 
@@ -34,7 +35,7 @@ class Switch(object):
     def __call__(self, F):
         """A Symbol, shape (1,), that is 1 exactly in predict mode; None for NDArrays, which are drawn in train mode."""
         if F is symbol and self._symbol is None:
-            self._symbol = F.Dropout(F.ones(shape=(1,)), p=0.5)
+            self._symbol = F.Dropout(operators.operator(F, '_ones')(shape=(1,)), p=0.5)
         return self._symbol
 
 
@@ -68,7 +69,7 @@ def _serves(F, rho, mu_value):
     if F is ndarray:
         return (mu_value.dtype == np.float32 and mu_value.context.device_type.startswith('cpu')
                 and native.available())
-    if not shapes_are_known([rho]) or np.dtype(rho.mu.dtype) != np.float32:
+    if not shapes_are_known([rho]) or computed_in(rho.mu.dtype) != np.float32:
         return False
     if not (_symbol_has_shape(rho.mu) and _symbol_has_shape(rho)):
         return False
@@ -111,6 +112,20 @@ def make(F, kind, rho, mu_value, rho_value, prior=None, switch=None, guarded=Fal
         Whether the gradients may have to be added to others. False is for a graph that is traced anew when
         :func:`state_of` changes, and in which the Parameters have no other uses.
     """
+    if np.dtype(rho.mu.dtype) != computed_in(rho.mu.dtype):
+        return _narrowed(F, kind, rho, mu_value, rho_value, prior, switch, guarded)
+    return _make(F, kind, rho, mu_value, rho_value, prior, switch, guarded)
+
+
+def _narrowed(F, kind, rho, mu_value, *args):
+    """:func:`make` for a float16 mu: all is float32, but the parts that are handed to the layer's operator."""
+    parts, kl = _make(F, kind, rho, F.cast(mu_value, dtype='float32'), *args)
+    if kind is posterior.draw:
+        return F.cast(parts, dtype='float16'), kl
+    return tuple(F.cast(part, dtype='float16') for part in parts), kl
+
+
+def _make(F, kind, rho, mu_value, rho_value, prior, switch, guarded):
     if not _serves(F, rho, mu_value):
         return kind(F, mu_value, rho_value, prior)
     if guarded or 'add' in (rho.mu._grad_req, rho._grad_req):
