@@ -17,6 +17,7 @@ from .prune import prune, pruning_curve, signal_to_noise
 from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 from .set_prior import posterior_as_prior, set_prior
 from .sparse import SparseDense, to_sparse
+from .summary import SummaryHandler
 from .to_bayesian import to_bayesian
 from .uncertainty import credible_interval, gaussian_uncertainty, uncertainty
 
@@ -30,4 +31,4 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
-           'to_sparse', 'FusedAdam', 'native', 'metrics', 'schedules', '__version__']
+           'to_sparse', 'FusedAdam', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']

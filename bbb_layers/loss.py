@@ -112,6 +112,7 @@ class BBBLoss(Loss):
         self.likelihood = CategoricalNLLLoss(batch_axis=batch_axis) if likelihood is None else likelihood
         self._net = _Reference(net)
         self._nll = self._kl = None
+        self._calls = {}        # context -> (NLL, KL divergence) of the last call there, for metrics
         self._last_weight: Any = None
         collect.tap(net)
 
@@ -171,6 +172,7 @@ class BBBLoss(Loss):
                 loss, nll, kl = gluon_kind(
                     (ndarray.broadcast_add(nll, (kl * weight).astype(nll.dtype, copy=False)), nll, kl))
         self._nll, self._kl = nll.detach(), kl.detach()
+        self._calls[first.context] = self._nll, self._kl
         return loss
 
     def _as_array(self, number, like):
@@ -220,6 +222,7 @@ class BBBLoss(Loss):
         else:
             net = copy.deepcopy(net, memo)      # may be a part of the same thing, and come later
         memo[id(self._graph)] = memo[id(self._last_weight)] = None     # an array's copy could be on another context
+        memo[id(self._calls)] = {}
         new = collect.copy_block(self, memo)
         new.__dict__['_graph'] = self._graph and _Graph(new.likelihood)
         if alone:

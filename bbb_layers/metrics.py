@@ -7,16 +7,26 @@ leaves a metric as it was. ``mx.metric.create`` knows each by the name of its cl
 Where not said otherwise, the classes are the last axis of the predictions, and predictions have either the shape of the
 labels before that axis, or one axis more in front of it, of draws: (batch_size, classes) or
 (num_samples, batch_size, classes). Labels may have a last axis of size 1.
+
+:class:`NLL`, :class:`KL` and :class:`ELBO` read what a :class:`~bbb_layers.BBBLoss` has just computed, in an Estimator
+or in a loop of one's own. The copies that an Estimator makes of them for validation read the same loss; where it has
+another ``val_loss``, give it ``val_metrics`` of that one. MXNet's EarlyStoppingHandler and CheckpointHandler take
+``mode='auto'`` for 'max' whatever the metric: for the first two, and most others here, say ``mode='min'``.
 """
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+import copy
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mxnet import metric
+from mxnet.context import Context
 
+from . import collect
 from .annotations import Array
 from .checks import check_array, check_count, check_probabilities
+from .loss import BBBLoss
 
-__all__ = ['ExpectedCalibrationError', 'Reliability', 'BrierScore', 'MonteCarloNLL', 'OutOfDistributionAUROC']
+__all__ = ['ExpectedCalibrationError', 'Reliability', 'BrierScore', 'MonteCarloNLL', 'OutOfDistributionAUROC', 'NLL',
+           'KL', 'ELBO']
 
 _Names = Optional[List[str]]
 
@@ -309,6 +319,138 @@ class OutOfDistributionAUROC(_EpochMetric):
         below = np.searchsorted(inside, outside, side='left').sum()
         up_to = np.searchsorted(inside, outside, side='right').sum()
         return float((below + up_to) / (2 * inside.size * outside.size))
+
+
+class _LossMetric(_EpochMetric):
+    """A mean over the examples of what a BBBLoss computed; ``_of_call`` gives its sum over those of one call."""
+
+    def __init__(self, loss, name, output_names, label_names):
+        if not isinstance(loss, BBBLoss):
+            raise TypeError('loss must be a BBBLoss (saw: %r)' % (loss,))
+        self._loss = loss
+        self._seen: Dict[Context, tuple] = {}
+        super(_LossMetric, self).__init__(name, output_names, label_names)
+
+    def update(self, labels: Union[Array, Sequence[Array], None], preds: Union[Array, Sequence[Array]]) -> None:
+        """Add the examples of the loss's last call on each context of ``preds``.
+
+        Parameters
+        ----------
+        labels : NDArray or list of NDArray
+            Not looked at.
+        preds : NDArray or list of NDArray
+            The network's outputs, one for each context.
+
+        Raises
+        ------
+        RuntimeError
+            If the loss was not called on such a context since the last ``update``. Nothing is added then.
+        """
+        calls = {pred.context: self._loss._calls.get(pred.context, ()) for pred in collect.leaves([preds])}
+        for context, call in calls.items():
+            if not call or call is self._seen.get(context):
+                raise RuntimeError('%s must be updated after each call of its loss on the context of preds (saw: no '
+                                   'new call on %s)' % (type(self).__name__, context))
+        self._seen.update(calls)
+        for nll, kl in calls.values():
+            statistic = self._of_call(nll.asnumpy().astype(np.float64), float(kl.asscalar()))
+            self.sum_metric += statistic
+            self.global_sum_metric += statistic
+            self.num_inst += nll.size
+            self.global_num_inst += nll.size
+
+    def __deepcopy__(self, memo):
+        # An Estimator copies the training metrics for validation, which has the same loss.
+        new = copy.copy(self)
+        new._seen = dict(self._seen)
+        return new
+
+
+@metric.register
+class NLL(_LossMetric):
+    r"""Mean of the negative log likelihood that a BBBLoss computed, in nats per example.
+
+    In train mode under the draw of each batch, in predict mode at the posterior mean; weighted as the loss's ``weight``
+    and ``sample_weight`` say.
+
+    Parameters
+    ----------
+    loss : BBBLoss
+    name : str, default 'nll'
+    output_names, label_names : list of str, default None
+        As of MXNet's metrics.
+
+    Raises
+    ------
+    TypeError
+        If ``loss`` is no BBBLoss.
+    """
+
+    def __init__(self, loss: BBBLoss, name: str = 'nll', output_names: _Names = None, label_names: _Names = None):
+        super(NLL, self).__init__(loss, name, output_names, label_names)
+
+    def _of_call(self, nll, kl):
+        return nll.sum()
+
+
+@metric.register
+class KL(_LossMetric):
+    r"""Mean over the examples of the KL divergence that a BBBLoss computed for their batch, in nats per data set.
+
+    It is the whole network's, without ``kl_weight``, in train and in predict mode.
+
+    Parameters
+    ----------
+    loss : BBBLoss
+    name : str, default 'kl'
+    output_names, label_names : list of str, default None
+        As of MXNet's metrics.
+
+    Raises
+    ------
+    TypeError
+        If ``loss`` is no BBBLoss.
+    """
+
+    def __init__(self, loss: BBBLoss, name: str = 'kl', output_names: _Names = None, label_names: _Names = None):
+        super(KL, self).__init__(loss, name, output_names, label_names)
+
+    def _of_call(self, nll, kl):
+        return kl * nll.size
+
+
+@metric.register
+class ELBO(_LossMetric):
+    r"""Evidence lower bound from what a BBBLoss computed, in nats per example: the larger the better.
+
+    .. math:: \frac{1}{n} \sum_n \log p(y_n | x_n, w) - \frac{1}{N} KL[q(w) \| p(w)]
+
+    It is -NLL - KL / ``num_train`` with the values of :class:`NLL` and :class:`KL`, and unlike the loss does not depend
+    on ``kl_weight``. Times ``num_train`` it estimates the bound of the data set. In predict mode the likelihood is that
+    of the posterior mean, and it no bound.
+
+    Parameters
+    ----------
+    loss : BBBLoss
+    name : str, default 'elbo'
+    output_names, label_names : list of str, default None
+        As of MXNet's metrics.
+
+    Raises
+    ------
+    TypeError
+        If ``loss`` is no BBBLoss.
+
+    References
+    ----------
+    Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1.
+    """
+
+    def __init__(self, loss: BBBLoss, name: str = 'elbo', output_names: _Names = None, label_names: _Names = None):
+        super(ELBO, self).__init__(loss, name, output_names, label_names)
+
+    def _of_call(self, nll, kl):
+        return -nll.sum() - nll.size * kl / self._loss.num_train
 
 
 def _shapes(array):

@@ -13,6 +13,8 @@ from .checks import check_count, check_fraction
 
 __all__ = ['blundell', 'linear', 'cyclical', 'KLWeightHandler']
 
+_STEP = '_kl_weight_step'
+
 
 def _step(step):
     if step != int(step) or step < 0:
@@ -113,7 +115,10 @@ def cyclical(cycle: int, ramp: float = 0.5) -> Callable[[int], float]:
 class KLWeightHandler(TrainBegin, BatchBegin):
     """Estimator handler that sets the loss's ``kl_weight`` before each training batch.
 
-    Training that is continued by another ``fit`` continues the schedule, if the handler is the same.
+    Training that is continued by another ``fit`` continues the schedule, if the handler is the same. So does training
+    that MXNet's CheckpointHandler resumes (``resume_from_checkpoint=True``), with a new handler in a new process: the
+    step stands in the Trainer's states, which that one saves and loads, as do ``Trainer.save_states`` and
+    ``load_states``. Where those are loaded before ``fit``, give ``step``.
 
     Parameters
     ----------
@@ -134,10 +139,26 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         self.schedule = schedule
         self.step = _step(step)
 
+        self._optimizer = None
+        # Before a CheckpointHandler's ``train_begin``, which may load other states.
+        self.priority = -math.inf
+
     def train_begin(self, estimator, *args, **kwargs):
         if not hasattr(estimator.loss, 'kl_weight'):
             raise TypeError("the Estimator's loss must be a BBBLoss (saw: %r)" % (estimator.loss,))
+        self._optimizer = estimator.trainer.optimizer
 
     def batch_begin(self, estimator, *args, **kwargs):
+        # The states that a Trainer saves hold its optimizer, with all its attributes, and loading them puts another one
+        # in its place. Its count of updates is no step: it also counts those before the schedule began.
+        optimizer = estimator.trainer.optimizer
+        if optimizer is not self._optimizer:
+            self._optimizer = optimizer
+            if hasattr(optimizer, _STEP):
+                self.step = getattr(optimizer, _STEP)
+            else:
+                estimator.logger.warning('KLWeightHandler: the states that were loaded are of training without it; its '
+                                         'schedule goes on from step %d', self.step)
         estimator.loss.kl_weight = self.schedule(self.step)
         self.step += 1
+        setattr(optimizer, _STEP, self.step)
