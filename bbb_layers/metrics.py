@@ -397,7 +397,8 @@ class NLL(_LossMetric):
 class KL(_LossMetric):
     r"""Mean over the examples of the KL divergence that a BBBLoss computed for their batch, in nats per data set.
 
-    It is the whole network's, without ``kl_weight``, in train and in predict mode.
+    It is the whole network's, without ``kl_weight``, in train and in predict mode. In both, that of a prior without a
+    closed form is estimated by one draw of the weights for each batch.
 
     Parameters
     ----------

@@ -7,11 +7,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import hybridize
-from mxnet import autograd, gluon, nd
+from mxnet import autograd, gluon
 from mxnet.gluon import nn
 from mxnet.gluon.contrib.estimator import Estimator
 from mxnet.gluon.contrib.estimator.event_handler import (BatchBegin, BatchEnd, CheckpointHandler, EarlyStoppingHandler,
-                                                         EpochBegin, EpochEnd, LoggingHandler)
+                                                         LoggingHandler)
 
 from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, kl_divergence, metrics, prune,
                         to_deterministic)
