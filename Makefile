@@ -15,7 +15,8 @@ VENV = .venv/$(lastword $(FOUND))
 .PHONY: mnist test check docs benchmark clean python
 
 mnist: $(VENV)/test-installed
-	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist --overwrite) $(ARGS)
+	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist \
+	    $(if $(findstring --resume,$(ARGS)),,--overwrite)) $(ARGS)
 
 test: $(VENV)/test-installed
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)

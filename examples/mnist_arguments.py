@@ -66,11 +66,15 @@ def parse_arguments(description):
                                         '--load none, and then figures are drawn only if a folder is given')
     add('--overwrite', action='store_true', help='accept an --output that is not empty: replaces files of the same '
                                                  'names, and leaves others alone')
+    add('--resume', action='store_true', help='go on after the last epoch of which --output has the checkpoint; all '
+                                              'arguments but --epochs as they were. From the start if there is none')
     add('--load', metavar='FILE', help='do not train: evaluate and prune the parameters in this file; needs '
                                        '--hidden-layers, --hidden-units, --data and --seed as they were in training')
     args = parser.parse_args()
     if args.prior == 'gaussian' and (args.pi or args.sigma2):
         parser.error('--pi and --sigma2 belong to --prior scale_mixture (saw: --prior gaussian)')
+    if args.resume and (args.overwrite or args.load is not None):
+        parser.error('--resume goes with neither --overwrite nor --load')
     if args.output is None and args.load is None:
         args.output = os.path.join('results', 'mnist')
     return args

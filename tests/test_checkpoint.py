@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import fcntl
 import hashlib
 import io
 import os
@@ -274,8 +275,9 @@ def test_a_disk_that_is_full_leaves_the_old_file(saved, monkeypatch, name):
     def full(*args):
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(checkpoint.os, name, full)
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(OSError, match='No space left on device: .*run.checkpoint') as caught:
         run.save(path)
+    assert caught.value.filename == path
     monkeypatch.undo()
     assert os.listdir(os.path.dirname(path)) == ['run.checkpoint']
     with open(path, 'rb') as file:
@@ -308,6 +310,40 @@ def test_killed_at_any_moment_there_is_a_whole_file(tmp_path):
         assert content == sealed(payload)
         sizes.add(len(payload))
     assert len(sizes) > 10      # it was writing when it was killed
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    def names():
+        return sorted(path.name for path in tmp_path.iterdir())
+    for name in ('.file.abc.part', '.file.def.part', '.other.abc.part', '.file.txt'):
+        (tmp_path / name).write_bytes(b'half')
+    with open(str(tmp_path / '.file.def.part'), 'rb+') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_atomically(str(tmp_path / 'file'), b'whole')
+        assert names() == ['.file.def.part', '.file.txt', '.other.abc.part', 'file']
+    write_atomically(str(tmp_path / 'file'), b'whole')
+    assert names() == ['.file.txt', '.other.abc.part', 'file']
+
+
+def test_many_writers_of_one_file(tmp_path):
+    path = str(tmp_path / 'file')
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for _ in range(50):
+                    write_atomically(path, sealed(bytes([number]) * random.randrange(100000)))
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert os.listdir(str(tmp_path)) == ['file']
+    with open(path, 'rb') as file:
+        content = file.read()
+    assert content == sealed(content[len(checkpoint._MAGIC) + 32:])
 
 
 def test_permissions_are_those_of_other_files(tmp_path):

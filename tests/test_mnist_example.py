@@ -2,6 +2,7 @@
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from bbb_layers import posterior
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'examples'))
 mnist_arguments = importlib.import_module('mnist_arguments')
-RESULTS = {'mnist.params', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png', 'uncertain_digits.png'}
+RESULTS = {'mnist.params', 'mnist.checkpoint', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png',
+           'uncertain_digits.png'}
 SMALL = ['--hidden-units', '16', '--epochs', '2', '--batch-size', '50', '--lr', '0.01']
 
 
@@ -124,6 +126,7 @@ def test_bad_data_leaves_everything_alone(tmp_path, trained):
     (['--epochs', '0'], '--epochs: must be a whole number of at least 1'), (['--lr', 'nan'], '--lr: must be'),
     (['--pi', '1'], '--pi: must be'), (['--sigma2', '-1'], '--sigma2: must be'), (['--ctx', 'tpu'], '--ctx: must be'),
     (['--batch-size', '1.5'], '--batch-size'), (['--prior', 'gaussian', '--pi', '0.3'], '--pi and --sigma2 belong to'),
+    (['--resume', '--overwrite'], '--resume goes with neither --overwrite nor --load'),
 ])
 def test_bad_flags(monkeypatch, capsys, flags, message):
     monkeypatch.setattr(sys, 'argv', ['mnist.py'] + flags)
@@ -160,6 +163,32 @@ def test_interrupt_leaves_the_last_finished_epochs_parameters(tmp_path):
     assert process.returncode == 130 and 'Traceback' not in errors
     epoch, _, train, test = epochs[-1].split()
     assert 'interrupted; parameters kept: epoch %s, in ' % epoch in errors
-    assert set(files(tmp_path / 'out')) == {'mnist.params'}
+    assert set(files(tmp_path / 'out')) == {'mnist.params', 'mnist.checkpoint'}
     code, output, _ = run(*small + ['--load', tmp_path / 'out' / 'mnist.params'])
     assert code == 0 and 'train accuracy %s, test accuracy %s' % (train, test) in output
+
+
+def test_resume_goes_on_to_the_same_results(trained, tmp_path):
+    shutil.copytree(str(trained[0]), str(tmp_path / 'out'))
+    more = SMALL + ['--epochs', 3, '--output']
+    code, resumed, _ = run(*more + [tmp_path / 'out', '--resume'])
+    assert code == 0
+    code, whole, _ = run(*more + [tmp_path / 'whole', '--resume'])       # there is nothing to resume
+    assert code == 0 and resumed.splitlines()[:7] == whole.splitlines()[:7] and table(resumed) == table(whole)
+    first, second = files(tmp_path / 'out'), files(tmp_path / 'whole')
+    assert first['mnist.params'] == second['mnist.params'] and first['accuracy.png'] == second['accuracy.png']
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--lr', 0.02], '--resume needs the arguments that the run began with'),
+    (['--epochs', 1], '--epochs must be at least 2'),
+    (['--hidden-units', 9], 'mnist.checkpoint: must be the checkpoint of this run (saw: ')])
+def test_what_cannot_be_resumed_is_left_alone(trained, flags, message):
+    before = files(trained[0])
+    fails(message, *SMALL + flags + ['--output', trained[0], '--resume'])
+    assert files(trained[0]) == before
+
+
+def test_a_folder_without_checkpoint_is_not_resumed(tmp_path):
+    (tmp_path / 'mine.txt').write_text('keep')
+    fails('--output must be empty', *SMALL + ['--output', tmp_path, '--resume'])
