@@ -14,6 +14,7 @@ from mxnet.ndarray import NDArray
 from . import collect, posterior
 from .arrays import classic, gluon_kind, value_of
 from .checks import check_count, check_not_negative, check_positive
+from .finite import Watch
 from .likelihoods import CategoricalNLLLoss
 from .native import draw as native_draw
 from .precision import widened
@@ -94,6 +95,12 @@ class BBBLoss(Loss):
     RuntimeError
         If, in train mode, there was no recorded forward in train mode since the last loss.
 
+    Warns
+    -----
+    RuntimeWarning
+        If losses or KL terms in train mode became NaN or infinite: since which call, and in which layers. It takes some
+        calls until that is seen, since no step is made to wait; :meth:`check_finite` does wait.
+
     References
     ----------
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1, 2 and 8.
@@ -114,6 +121,7 @@ class BBBLoss(Loss):
         self._nll = self._kl = None
         self._calls = {}        # context -> (NLL, KL divergence) of the last call there, for metrics
         self._last_weight: Any = None
+        self._watch = Watch()
         collect.tap(net)
 
     def __setattr__(self, name, value):
@@ -160,8 +168,10 @@ class BBBLoss(Loss):
         batch_size = first.shape[self._batch_axis]
         output, label, sample_weight = widened(output), widened(label), widened(sample_weight)
         first = next(collect.leaves([output]))
+        if not autograd.is_training():
+            self._watch.look(self._net.block)
         weight = (self._kl_weight if autograd.is_training() else 1.) / self._num_train
-        with self._kl_terms(first.context) as terms:
+        with self._kl_terms(first.context) as (terms, call):
             if (self._graph is not None and sample_weight is None and self._weight is None and len(terms) == 1
                     and terms[0].dtype == first.dtype):
                 loss, nll, kl = self._graph(output, label, terms[0], self._as_array(weight, terms[0]))
@@ -173,7 +183,22 @@ class BBBLoss(Loss):
                     (ndarray.broadcast_add(nll, (kl * weight).astype(nll.dtype, copy=False)), nll, kl))
         self._nll, self._kl = nll.detach(), kl.detach()
         self._calls[first.context] = self._nll, self._kl
+        if call is not None:
+            self._watch.end(self._net.block, call, self._nll)
         return loss
+
+    def check_finite(self) -> None:
+        """Wait for all steps so far, and raise if the latest losses in train mode or a Parameter are not finite.
+
+        A loss looks by itself now and then, at steps that are done, and before the first forward in predict mode after
+        them; it then warns (RuntimeWarning). This is for the end of an epoch, or of the training.
+
+        Raises
+        ------
+        FloatingPointError
+            It names the step and the layers whose mu, rho or KL divergence is not finite.
+        """
+        self._watch.check(self._net.block)
 
     def _as_array(self, number, like):
         """``number`` as an array of ``like``'s kind, the last one if it fits."""
@@ -203,16 +228,17 @@ class BBBLoss(Loss):
 
     @contextlib.contextmanager
     def _kl_terms(self, context):
-        """Arrays whose sum is the KL divergence of the network."""
+        """Arrays whose sum is the KL divergence of the network, and what the watch knows of them."""
         net = self._net.block
         if not autograd.is_training():
-            yield [classic(kl_divergence(net, context))]
+            yield [classic(kl_divergence(net, context))], None
             return
         with collect.take_terms(collect.posterior_parameters(net), context) as terms:
+            call = self._watch.begin(terms)
             if any(term is None for term in terms.values()):
                 collect.tap(net)    # a block that came after this loss may have kept its terms to itself
             yield list(collect.add_up(collect.Term(_from_parameters(rho, context)) if term is None else term
-                                      for rho, term in terms.items()))
+                                      for rho, term in terms.items())), call
 
     def __deepcopy__(self, memo):
         net = self._net.block

@@ -8,6 +8,7 @@ from mxnet.gluon.contrib.estimator.event_handler import EpochEnd, TrainBegin
 from mxnet.metric import EvalMetric
 
 from . import collect, posterior
+from .arrays import value_of
 
 __all__ = ['SummaryHandler']
 
@@ -63,9 +64,7 @@ class SummaryHandler(TrainBegin, EpochEnd):
         if not self.histograms:
             return
         for rho in collect.bayesian(estimator.net):
-            context = rho.mu.list_ctx()[0]
-            mu, sigma = (values.asnumpy().ravel() for values in posterior.moments(
-                rho.mu.data(context), rho.data(context)))
+            mu, sigma = (values.asnumpy().ravel() for values in posterior.moments(value_of(rho.mu), value_of(rho)))
             mu, sigma = mu[sigma > 0], sigma[sigma > 0]
             ratios = abs(mu[mu != 0]) / sigma[mu != 0]
             for name, values in (('sigma', sigma), ('signal_to_noise_dB', 20 * np.log10(ratios))):

@@ -1,0 +1,152 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Whether losses stay finite, and which layer it is if they do not, without waiting for the losses.
+
+MXNet runs behind Python: to read a number at each step would make every step wait. So the KL terms of each step are
+copied, a few numbers in one array, and only every ``EVERY`` steps those of ``LAG`` steps ago, which are done by then,
+are read. What is not finite stays so, since then neither are its gradients; when it is found, the copies tell in which
+step, and with which Parameter, it began.
+"""
+import collections
+import warnings
+from typing import Any
+
+import numpy as np
+from mxnet import autograd, ndarray
+
+from . import collect
+
+__all__ = ['Watch']
+
+#: So often, in calls of the loss, numbers are read.
+EVERY = 16
+#: So many calls old they are then. Python is rarely that far ahead of MXNet, and need not be: there is work queued.
+LAG = 8
+#: So many layers are named.
+_MOST = 5
+
+
+class _Call(object):
+    """The NLL and the KL terms of one call."""
+    __slots__ = ('number', 'nll', 'groups')
+
+    def __init__(self, number, terms):
+        self.number = number
+        self.nll: Any = None
+        # Without a term a Parameter took no part: its KL divergence comes from the Parameters themselves.
+        terms = [(rho, term) for rho, term in terms.items() if term is not None]
+        # Copies: a static graph writes its next terms over these; nor must what is recorded be kept alive.
+        with autograd.pause():
+            self.groups = [_copy(group) for group in _groups(terms)]
+
+    def is_finite(self):
+        return all(np.isfinite(array.asnumpy()).all() for array in [copy for _, copy in self.groups] + [self.nll])
+
+    def kl(self):
+        """rho -> KL term."""
+        return {rho: values[place] for places, copy in self.groups for values in [copy.asnumpy()]
+                for rho, place in places}
+
+
+def _groups(terms):
+    """``terms`` sorted by what can be copied at once: nearly always all of them, as one array."""
+    groups = {}
+    for rho, term in terms:
+        groups.setdefault((term.array.dtype, term.array.context), []).append((rho, term))
+    return groups.values()
+
+
+def _copy(terms):
+    """([(rho, place)], copy of the arrays of ``terms``, one after the other)."""
+    starts, arrays, size = {}, [], 0
+    for _, term in terms:
+        if id(term.array) not in starts:
+            starts[id(term.array)] = size
+            arrays.append(term.array.as_nd_ndarray())
+            size += term.count
+    return [(rho, starts[id(term.array)] + term.place) for rho, term in terms], ndarray.concat(*arrays, dim=0)
+
+
+class Watch(object):
+    """The latest calls of a loss in train mode."""
+
+    def __init__(self):
+        self._calls = collections.deque(maxlen=EVERY + LAG)
+        self._count = 0
+        self._told = None       # what was said about the calls that are not finite
+
+    def begin(self, terms):
+        """Take note of the KL ``terms``, rho -> Term or None, of a call; returns what :meth:`end` takes."""
+        return _Call(self._count + 1, terms)
+
+    def end(self, net, call, nll):
+        """Take note of the NLL of ``call``, detached. Now and then warn, if an earlier call was not finite."""
+        call.nll = nll
+        self._count += 1
+        self._calls.append(call)
+        if self._count % EVERY == 0:
+            self._look(net, self._calls[-1 - LAG])
+
+    def look(self, net):
+        """Wait for all calls, and warn if one was not finite."""
+        if self._calls:
+            self._look(net, self._calls[-1])
+
+    def _look(self, net, call):
+        if call.is_finite():
+            self._told = None
+        elif self._told is None:
+            self._told = self._explain(net)
+            # Beside the line that called the loss: _look, end or look, forward, __call__ are ours and Gluon's.
+            warnings.warn(self._told, RuntimeWarning, stacklevel=5)
+
+    def check(self, net):
+        """FloatingPointError if the last call was not finite, or a Parameter is not."""
+        if (self._calls and not self._calls[-1].is_finite()) or any(map(_count_not_finite, _names(net))):
+            raise FloatingPointError(self._told or self._explain(net))
+
+    def _explain(self, net):
+        """What is not finite, since when, and in which layers."""
+        calls, names, parts = list(self._calls), _names(net), []
+        first = next((i for i, call in enumerate(calls) if not call.is_finite()), None)
+        if first is not None:
+            kl = calls[first].kl()
+            wrong = [rho for rho in kl if not np.isfinite(kl[rho])]
+            what = ['NLL'] * (not np.isfinite(calls[first].nll.asnumpy()).all())
+            what += ['KL divergence of %s (%s)' % (names[rho.mu], kl[rho]) for rho in wrong]
+            parts.append('not finite since call %d of the loss in train mode: %s' % (
+                calls[first].number, _listed(what)))
+            # Where it is all of them at once, the call before tells more.
+            last = calls[first - 1].kl() if first and len(wrong) == len(kl) else kl
+            sizes = {rho: last[rho] / rho.mu.data(rho.mu.list_ctx()[0]).size for rho in last if np.isfinite(last[rho])}
+            if sizes:
+                most = max(sizes, key=lambda rho: sizes[rho])
+                parts.append('largest finite KL divergence: that of %s, %.3g nats per weight' % (
+                    names[most.mu], sizes[most]))
+        broken = {param: _count_not_finite(param) for param in names}
+        if any(broken.values()):
+            parts.append('not finite now: %s' % _listed(
+                '%s (%d values)' % (names[param], count) for param, count in broken.items() if count))
+        return '%s: %s. Is the learning rate too high, or are there data that are not finite?' % (
+            net.name, '; '.join(parts))
+
+    def __deepcopy__(self, memo):
+        return Watch()
+
+
+def _names(net):
+    """Parameter -> how it is named in a message, of all that have a value."""
+    return {param: 'layer %s (%s)' % (block.name, name) for block in collect.walk(net)
+            for name, param in block._reg_params.items() if param._data is not None}
+
+
+def _listed(texts):
+    texts = list(texts)
+    return ', '.join(texts[:_MOST]) + (' and %d more' % (len(texts) - _MOST) if len(texts) > _MOST else '')
+
+
+def _count_not_finite(param):
+    """The number of values that are not finite, on the Parameter's first context."""
+    values = param.data(param.list_ctx()[0])
+    if values.stype != 'default':
+        return 0
+    return int((1 - ndarray.contrib.isfinite(values.as_nd_ndarray())).sum().asscalar())
