@@ -105,7 +105,7 @@ import bbb_layers
 import train_mnist
 import numpy as np
 args = train_mnist.arguments(sys.argv[1:])
-net, facts = train_mnist.train(args)
+net, facts = train_mnist.train(args, train_mnist.Watch(60))
 np.savez(os.path.join(args.output, 'worker-%%d.npz' %% os.getpid()),
          *[param.data().asnumpy() for param in net.collect_params().values()])
 del net
@@ -127,7 +127,7 @@ gc.collect()
 
 def test_the_first_step_on_two_contexts_is_that_on_one(tmp_path):
     args = train_mnist.arguments(['--output', str(tmp_path), '--contexts', '2', '--kvstore', 'device'] + STEP)
-    net, facts = train_mnist.train(args)
+    net, facts = train_mnist.train(args, train_mnist.Watch(60))
     # MXNet has one generator for all contexts of a CPU.
     before, wanted = one_step(2, [train_mnist.noise_seed(5, 0, 0), None])
     assert_close(values(net), wanted, before)
@@ -137,6 +137,10 @@ def test_the_first_step_on_two_contexts_is_that_on_one(tmp_path):
 def test_a_worker_that_waits_too_long_ends(monkeypatch):
     messages = []
     monkeypatch.setattr(train_mnist, 'end', messages.append)
+    with train_mnist.Watch(timeout=1) as watch:
+        watch.alive()
+    watch.join(timeout=10)
+    assert not watch.is_alive() and messages == []
     watch = train_mnist.Watch(timeout=1)
     watch.alive()
     watch.start()
@@ -173,8 +177,9 @@ def test_roles_of_one_machine(tmp_path):
     done = launch(tmp_path, '--workers', '3', '--servers', '2', 'SCRIPT', 'fine')
     assert done.returncode == 0
     for role, count in ('scheduler', 1), ('server', 2), ('worker', 3):
-        assert done.stdout.count(str([('DMLC_NODE_HOST', '127.0.0.1'), ('DMLC_NUM_SERVER', '2'), ('DMLC_NUM_WORKER', '3'),
-                                      ('DMLC_PS_ROOT_URI', '127.0.0.1'), ('DMLC_ROLE', role)])) == count
+        assert done.stdout.count(str([
+            ('DMLC_NODE_HOST', '127.0.0.1'), ('DMLC_NUM_SERVER', '2'), ('DMLC_NUM_WORKER', '3'),
+            ('DMLC_PS_ROOT_URI', '127.0.0.1'), ('DMLC_ROLE', role)])) == count
 
 
 def test_roles_of_the_second_machine(tmp_path):
@@ -215,7 +220,7 @@ def test_training_arguments(flags, message, capsys):
 def test_shards_are_equal(tmp_path):
     flags = ['--output', str(tmp_path / 'out'), '--contexts', '3', '--batch-size', '100', '--quick']
     with pytest.raises(ValueError, match=r'--batch-size must be a multiple of the 3 contexts .*saw: 100'):
-        train_mnist.train(train_mnist.arguments(flags))
+        train_mnist.train(train_mnist.arguments(flags), train_mnist.Watch(60))
     assert not (tmp_path / 'out').exists()
 
 

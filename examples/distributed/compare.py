@@ -31,9 +31,11 @@ def history(workers, contexts, args, seed, folder):
     epochs, units = (2, 50) if args.quick else (10, 400)
     flags = ['--output', folder, '--seed', str(seed), '--epochs', str(epochs), '--units', str(units),
              '--contexts', str(contexts)] + ['--quick'] * args.quick
+    # example.py wants all processors for this process; launch.py divides them among the workers.
+    env = {name: value for name, value in os.environ.items() if name != 'OMP_NUM_THREADS'}
     launch = [str(HERE / 'launch.py'), '--workers', str(workers)] if workers else []
     subprocess.run([sys.executable] + launch + [str(HERE / 'train_mnist.py')] + flags, check=True,
-                   stdout=subprocess.DEVNULL)
+                   env=env, stdout=subprocess.DEVNULL)
     return load_checkpoint(os.path.join(folder, 'mnist.checkpoint'), build(units, [mx.cpu()]))
 
 

@@ -55,6 +55,7 @@ def environment(args):
                DMLC_NUM_WORKER=str(args.workers * args.machines), DMLC_NUM_SERVER=str(args.servers * args.machines))
     if args.machines == 1:
         env['DMLC_NODE_HOST'] = '127.0.0.1'     # else servers, which unpickle what they are sent, listen to the network
+    # Threads beyond the processors would wait for each other by turning in circles.
     env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // args.workers)))
     return env
 

@@ -77,14 +77,22 @@ class Watch(threading.Thread):
 
     def __init__(self, timeout):
         super().__init__(daemon=True)
-        self.timeout, self.deadline = timeout, time.monotonic() + START
+        self.timeout, self.deadline, self.over = timeout, time.monotonic() + START, threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
 
     def alive(self):
         self.deadline = time.monotonic() + self.timeout
 
     def run(self):
         while time.monotonic() < self.deadline:
-            time.sleep(0.1)
+            if self.over.wait(0.1):
+                return
         end('no step was done in time: another worker or a server is dead, or --timeout %d is too short' % self.timeout)
 
 
@@ -141,15 +149,13 @@ def evaluate(net, loss_fn, images, labels, context):
     return float(nll) / len(labels), float(correct) / len(labels), float(loss_fn.kl.asscalar())
 
 
-def train(args):
+def train(args, watch):
     """Train as one of the workers; returns the network, and what the checkpoint holds beside it."""
     data = load_digits() if args.data is None else load_mnist(args.data)
     images, test_images = (part.reshape(-1, 784) / np.float32(126) for part in data[::2])
     images, labels, test_labels = images[:args.num_train], data[1][:args.num_train], data[3]
     native.available()      # if they must be compiled, that is now, and not while others wait
 
-    watch = Watch(args.timeout)
-    watch.start()
     kv, contexts = mx.kv.create(args.kvstore), [mx.cpu(i) for i in range(args.contexts)]
     shards, sync = kv.num_workers * len(contexts), 'async' not in args.kvstore
     if args.batch_size % shards or args.batch_size > len(images):
@@ -208,8 +214,9 @@ def train(args):
 def main():
     args = arguments()
     try:
-        train(args)
-        gc.collect()        # with it the kvstore takes leave of the other roles, while MXNet is still whole
+        with Watch(args.timeout) as watch:
+            train(args, watch)
+            gc.collect()        # with it the kvstore takes leave of the other roles, while MXNet is still whole
     except (DataError, OSError, ValueError) as error:
         end(error)
     except Exception:
