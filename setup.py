@@ -36,7 +36,7 @@ setup(
     install_requires=['mxnet>=1.9.1,<2', "numpy<1.24; python_version < '3.12'",
                       "numpy>=1.26,<2; python_version >= '3.12'", "setuptools; python_version >= '3.12'"],
     extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs, 'check': check,
-                    'test': examples + onnx + ['pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
+                    'test': examples + onnx + ['hypothesis', 'pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',

@@ -8,12 +8,13 @@ import json
 import numbers
 import os
 import tempfile
-import zipfile
 from typing import Any, Dict, Optional, Union
 
 import numpy as np
 from mxnet import ndarray
 from mxnet.gluon import Block, Trainer
+
+from .checks import check_finite, check_not_negative
 
 try:
     import fcntl
@@ -50,7 +51,7 @@ def write_atomically(path: _Path, content: bytes) -> None:
         _write(os.path.abspath(path), content)
     except OSError as error:
         # Of a full disk Python does not say which, and the name of the hidden file is nobody's affair.
-        error.filename, error.filename2 = os.fspath(path), None
+        error.filename = os.fspath(path)
         raise
 
 
@@ -68,7 +69,10 @@ def _write(path, content):
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(part, 0o666 & ~umask)
-            os.replace(part, path)
+            try:
+                os.replace(part, path)
+            except OSError as error:    # Python names both files, and there is no way to have it name one again
+                raise OSError(error.errno, error.strerror) from None
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
@@ -193,19 +197,31 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     """
     _check(net, trainer, loss)
     meta, arrays = _read(path)
+    try:
+        todo, facts = _unpack(path, net, trainer, loss, meta, arrays), dict(meta['facts'])
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+        # It is whole, but some other program's, or another version's.
+        raise ValueError('%s: must hold what save_checkpoint writes (saw: %s: %s)' % (
+            path, type(error).__name__, error)) from None
+    for change in todo:
+        change()
+    return facts
+
+
+def _unpack(path, net, trainer, loss, meta, arrays):
+    """Check that all of a file fits; returns what changes ``net``, ``trainer`` and ``loss``."""
     todo = [_unpack_params(path, 'params', net, meta['params'], arrays)]
     for name, value in (('loss', loss), ('trainer', trainer)):
         if value is not None and name not in meta:
             raise ValueError('%s: must hold the states of %s, which was not saved' % (path, name))
     if loss is not None:
         todo.append(_unpack_params(path, 'loss', loss, meta['loss'], arrays))
+        if meta['kl_weight'] is not None:
+            kl_weight = check_not_negative('%s: kl_weight' % path, meta['kl_weight'])
+            todo.append(lambda: setattr(loss, 'kl_weight', kl_weight))
     if trainer is not None:
         todo.append(_unpack_trainer(path, trainer, _names(trainer, net, loss), meta['trainer'], arrays))
-    for change in todo:
-        change()
-    if loss is not None and meta.get('kl_weight') is not None:
-        loss.kl_weight = meta['kl_weight']
-    return meta['facts']
+    return todo
 
 
 def _check(net, trainer, loss):
@@ -227,7 +243,7 @@ def _read(path):
         with np.load(io.BytesIO(content[start:]), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return json.loads(arrays.pop('meta').tobytes().decode('utf-8')), arrays
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:      # there is no end of what zipfile and numpy raise
         raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %s)' % (path, error)) from None
 
 
@@ -326,23 +342,42 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
         raise ValueError('%s: the optimizer must have a lr_scheduler exactly if it had one (saw: %r)' % (
             path, optimizer.lr_scheduler))
 
-    def unpack(index, state):
-        if isinstance(state, list):
-            return tuple(unpack(index, part) for part in state)
-        if state is None:
+    def unpack(param, state, like):
+        """``state`` as NDArrays, if it is of the same kind as ``like``, that of a fresh start."""
+        if isinstance(state, list) and isinstance(like, (list, tuple)) and len(state) == len(like):
+            return tuple(unpack(param, *parts) for parts in zip(state, like))
+        if state is None and like is None:
             return None
-        param = trainer._params[index]
-        if arrays[state].shape != param.shape:
+        if not isinstance(state, str) or not isinstance(like, ndarray.NDArray):
+            raise ValueError('%s: the states of Parameter %s must be those of %s (saw: %r)' % (
+                path, param.name, meta['optimizer'], state))
+        if arrays[state].shape != like.shape:
             raise ValueError('%s: the states of Parameter %s must have the shape %s (saw: %s)' % (
-                path, param.name, param.shape, arrays[state].shape))
+                path, param.name, like.shape, arrays[state].shape))
+        if arrays[state].dtype != like.dtype:
+            raise ValueError('%s: the states of Parameter %s must be %s (saw: %s)' % (
+                path, param.name, np.dtype(like.dtype), arrays[state].dtype))
         return ndarray.array(arrays[state], dtype=arrays[state].dtype)
 
+    def unpack_all(name, state):
+        weight = ndarray.array(arrays[name], dtype=arrays[name].dtype)
+        return unpack(trainer._params[places[name]], state,
+                      optimizer.create_state_multi_precision(places[name], weight))
+
+    for what, numbers_of in ((optimizer, meta['numbers']), (optimizer.lr_scheduler, meta['schedule'] or {})):
+        for name, value in numbers_of.items():
+            if not hasattr(what, name):
+                raise ValueError('%s: %s must have %s, which it had' % (path, type(what).__name__, name))
+            check_finite('%s: %s of %s' % (path, name, type(what).__name__), value)
+    for name, count in meta['counts'].items():
+        if not isinstance(count, int) or count < 0:
+            raise ValueError('%s: the count of %s must be a whole number of at least 0 (saw: %r)' % (path, name, count))
     places = {name: index for index, name in enumerate(names)}
     missing = sorted(set(meta['states']).union(meta['counts']) - set(places))
     if missing:
         raise ValueError('%s: trainer must have the Parameters that it had (saw: none for %s)' % (
             path, ', '.join(missing)))
-    states = [{places[name]: unpack(places[name], state) for name, state in meta['states'].items()} for _ in updaters]
+    states = [{places[name]: unpack_all(name, state) for name, state in meta['states'].items()} for _ in updaters]
 
     def change():
         vars(optimizer).update(meta['numbers'])

@@ -7,7 +7,7 @@ import numpy as np
 from mxnet.ndarray import NDArray
 
 __all__ = ['check_positive', 'check_finite', 'check_not_negative', 'check_fraction', 'check_count', 'check_array',
-           'check_probabilities', 'check_dtype']
+           'check_probabilities', 'check_numbers', 'check_dtype']
 
 
 def _number(name, value, kind=numbers.Real):
@@ -17,12 +17,19 @@ def _number(name, value, kind=numbers.Real):
     return value
 
 
+def _float(name, value):
+    try:
+        return float(_number(name, value))
+    except OverflowError:       # an integer beyond all floats
+        return math.inf if value > 0 else -math.inf
+
+
 def check_positive(name, value):
     """``value`` as a float, if it is positive and finite; else ValueError, or TypeError for what is no number.
 
     Numbers that float32 has no normal form of count as 0 and infinite: most networks compute in it.
     """
-    value = float(_number(name, value))
+    value = _float(name, value)
     if not 1.2e-38 < value < 3.4e38:
         raise ValueError('%s must be positive and finite (saw: %r)' % (name, value))
     return value
@@ -30,7 +37,7 @@ def check_positive(name, value):
 
 def check_finite(name, value):
     """``value`` as a float, if it is finite."""
-    value = float(_number(name, value))
+    value = _float(name, value)
     if not math.isfinite(value):
         raise ValueError('%s must be finite (saw: %r)' % (name, value))
     return value
@@ -38,7 +45,7 @@ def check_finite(name, value):
 
 def check_not_negative(name, value):
     """``value`` as a float, if it is finite and at least 0."""
-    value = float(_number(name, value))
+    value = _float(name, value)
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError('%s must be finite and at least 0 (saw: %r)' % (name, value))
     return value
@@ -46,7 +53,7 @@ def check_not_negative(name, value):
 
 def check_fraction(name, value, closed=False):
     """``value`` as a float, if it is between 0 and 1, these two included only if ``closed``."""
-    value = float(_number(name, value))
+    value = _float(name, value)
     if not (0 <= value <= 1 if closed else 0 < value < 1):
         raise ValueError('%s must be between 0 and 1, %s (saw: %r)' % (
             name, 'both included' if closed else 'both excluded', value))
@@ -58,6 +65,8 @@ def check_count(name, value):
     value = int(_number(name, value, numbers.Integral))
     if value < 1:
         raise ValueError('%s must be at least 1 (saw: %r)' % (name, value))
+    if value >= 2 ** 31:        # which neither MXNet nor anybody's patience has room for
+        raise ValueError('%s must be below 2 ** 31 (saw: %r)' % (name, value))
     return value
 
 
@@ -89,11 +98,20 @@ def check_probabilities(name, value, axes):
     return probs
 
 
+def check_numbers(name, values, check):
+    """A tuple of what ``check`` makes of each of ``values``."""
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, '__iter__'):
+        raise TypeError('%s must be a sequence of numbers (saw: %r)' % (name, values))
+    return tuple(check(name, value) for value in values)
+
+
 def check_dtype(what, dtype, allowed=('float32', 'float64')):
-    """``dtype`` as a numpy.dtype, if it is one of ``allowed``."""
+    """``dtype`` as a numpy.dtype if it is one of ``allowed``; else ValueError, TypeError if it is no dtype."""
     try:
         known = np.dtype(dtype)
-    except TypeError:       # 'bfloat16', which numpy does not know
+    except TypeError as error:
+        if dtype != 'bfloat16':     # which numpy does not know
+            raise TypeError('dtype of %s must be a dtype (saw: %r; %s)' % (what, dtype, error)) from None
         known = dtype
     if known not in [np.dtype(name) for name in allowed]:
         raise ValueError('dtype of %s must be %s or %s (saw: %s)' % (

@@ -8,7 +8,7 @@ from . import collect, posterior
 from .arrays import set_value, value_of
 from .precision import widened
 
-__all__ = ['to_deterministic', 'draw', 'PlainCopy']
+__all__ = ['to_deterministic', 'draw', 'PlainCopy', 'check_posterior']
 
 
 def to_deterministic(net: Block) -> Block:
@@ -85,7 +85,7 @@ class PlainCopy(object):
                 raise TypeError('net must be the network itself (saw: %s, which draws by itself)' % (
                     type(block).__name__))
         for rho in rhos:
-            _check_finite(rho)
+            check_posterior(rho)
         layers = [block for block in collect.walk(net) if hasattr(block, '_rhos')]
         for layer in layers:
             layer._plain_class()
@@ -124,7 +124,7 @@ class PlainCopy(object):
                 set_value(param, drawn.astype(param.dtype, copy=False))
 
 
-def _check_finite(rho):
+def check_posterior(rho):
     for name, values in zip(('mu', 'sigma'), posterior.moments(value_of(rho.mu), value_of(rho))):
         # Not asnumpy: to copy a large array MXNet starts threads of the caller's, and with more threads than processors
         # OpenMP's wait less eagerly for work, so that all later operators would be slower.

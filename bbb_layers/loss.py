@@ -2,7 +2,6 @@
 """The negative evidence lower bound, and the KL divergence of a network."""
 import contextlib
 import copy
-import numbers
 from typing import Any, Optional
 
 from mxnet import autograd, ndarray
@@ -13,7 +12,7 @@ from mxnet.ndarray import NDArray
 
 from . import collect, posterior
 from .arrays import classic, gluon_kind, value_of
-from .checks import check_count, check_not_negative, check_positive
+from .checks import check_count, check_finite, check_not_negative, check_positive
 from .finite import Watch
 from .likelihoods import CategoricalNLLLoss
 from .native import draw as native_draw
@@ -90,8 +89,8 @@ class BBBLoss(Loss):
     Raises
     ------
     ValueError
-        If ``net`` has no Bayesian layer, ``num_train`` is not positive, ``kl_weight`` is negative, or ``likelihood``
-        does not return shape (batch_size,).
+        If ``net`` has no Bayesian layer, ``num_train`` is not positive, ``kl_weight`` is negative, ``weight`` is not
+        finite, or ``likelihood`` does not return shape (batch_size,).
     RuntimeError
         If, in train mode, there was no recorded forward in train mode since the last loss.
 
@@ -109,8 +108,8 @@ class BBBLoss(Loss):
     def __init__(self, net: Block, num_train: float, likelihood: Optional[HybridBlock] = None, kl_weight: float = 1.0,
                  weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         collect.bayesian(net)
-        if weight is not None and (not isinstance(weight, numbers.Real) or isinstance(weight, bool)):
-            raise TypeError('weight must be a number or None (saw: %r)' % (weight,))
+        if weight is not None:
+            weight = check_finite('weight', weight)
         if likelihood is not None and not isinstance(likelihood, HybridBlock):
             raise TypeError('likelihood must be a Gluon loss (saw: %r)' % (likelihood,))
         self._num_train = check_positive('num_train', num_train)

@@ -10,7 +10,7 @@ from mxnet import ndarray, symbol
 from . import native
 from .annotations import Array, Tensor
 from .arrays import on_classic_arrays
-from .checks import check_finite, check_fraction, check_positive
+from .checks import check_finite, check_fraction, check_numbers, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
 
@@ -306,8 +306,8 @@ class MixturePrior(Prior):
     """
 
     def __init__(self, weights: Sequence[float], sigmas: Sequence[float]):
-        self._set_components(tuple(check_positive('weights', weight) for weight in weights),
-                             tuple(check_positive('sigmas', sigma) for sigma in sigmas))
+        self._set_components(check_numbers('weights', weights, check_positive),
+                             check_numbers('sigmas', sigmas, check_positive))
 
     def _set_components(self, weights, sigmas):
         if not weights or len(weights) != len(sigmas):

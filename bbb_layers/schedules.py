@@ -9,7 +9,7 @@ from typing import Callable
 
 from mxnet.gluon.contrib.estimator.event_handler import BatchBegin, TrainBegin
 
-from .checks import check_count, check_fraction
+from .checks import check_count, check_fraction, check_not_negative
 
 __all__ = ['blundell', 'linear', 'cyclical', 'KLWeightHandler']
 
@@ -17,7 +17,7 @@ _STEP = '_kl_weight_step'
 
 
 def _step(step):
-    if step != int(step) or step < 0:
+    if check_not_negative('step', step) != int(step):
         raise ValueError('step must be a whole number of at least 0 (saw: %r)' % (step,))
     return int(step)
 

@@ -7,6 +7,7 @@ from mxnet.gluon import Block, HybridBlock
 
 from . import collect, posterior
 from .arrays import value_of
+from .deterministic import check_posterior
 from .priors import GaussianPrior, Prior, check_prior
 
 __all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
@@ -67,7 +68,8 @@ def posterior_as_prior(net: Block) -> Block:
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
     """
-    collect.bayesian(net)
+    for rho in collect.bayesian(net):
+        check_posterior(rho)
     new = collect.copy_block(net, {})
     replace_priors(new, {rho: posterior_of(rho) for rho in collect.bayesian(new)})
     return new

@@ -38,6 +38,13 @@ class CSRParameter(Parameter):
         super(CSRParameter, self).set_data(data.tostype('csr'))
         self._finish_deferred_init()    # a forward would infer the shape first, which fails
 
+    def _load_init(self, data, *args, **kwargs):
+        if data.stype == 'csr' and not _is_valid(data):
+            # MXNet's product would read whatever memory the indices point to.
+            raise ValueError('Parameter %s must be a valid CSR matrix, which the file does not hold (saw: indices '
+                             'outside %s)' % (self.name, data.shape))
+        super(CSRParameter, self)._load_init(data, *args, **kwargs)
+
     def _reduce(self):
         return self.list_data()[0].copyto(cpu())
 
@@ -56,6 +63,14 @@ def _check_kind():
     if is_np_array():
         raise RuntimeError('MXNet has no sparse np arrays: SparseDense and to_sparse need classic ones, '
                            'npx.reset_np()')
+
+
+def _is_valid(csr):
+    """Whether the indices of a CSR array are within it; MXNet's own ``check_format`` crashes on some that are not."""
+    starts, columns = csr.indptr.asnumpy(), csr.indices.asnumpy()
+    return bool(starts.shape == (csr.shape[0] + 1,) and starts[0] == 0 and (np.diff(starts) >= 0).all()
+                and starts[-1] == len(columns) == len(csr.data.asnumpy())
+                and ((columns >= 0) & (columns < csr.shape[1])).all())
 
 
 def make_csr(param):

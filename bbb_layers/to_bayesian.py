@@ -61,7 +61,7 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     Raises
     ------
     TypeError
-        If ``net`` is no block, or a prior is not a Prior.
+        If ``net`` is no block, a prior is not a Prior, or ``where`` not callable.
     ValueError
         If no layer becomes Bayesian, one that does is Bayesian already or has a weight that is not finite or sparse
         gradients, a Parameter is shared with a layer that does not, or an argument is outside its range.
@@ -77,6 +77,8 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
     for name, value in (('prior', prior), ('bias_prior', bias_prior)):
         check_prior(name, value)
+    if where is not None and not callable(where):
+        raise TypeError('where must be a function of name and layer (saw: %r)' % (where,))
     sigma = check_positive('sigma', sigma)
     if fraction is not None:
         fraction, floor = check_positive('fraction', fraction), check_positive('floor', floor)

@@ -301,7 +301,7 @@ def test_killed_at_any_moment_there_is_a_whole_file(tmp_path):
                     write_atomically(path, sealed(os.urandom(random.randrange(300000))))
             finally:
                 os._exit(1)
-        time.sleep(random.random() * 0.03)
+        time.sleep(random.random() * 0.1)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         with open(path, 'rb') as file:
