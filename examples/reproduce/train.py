@@ -12,7 +12,7 @@ import numpy as np
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from runs import BATCH
+from runs import BATCH, check_identity
 
 DRAWS = 32
 PRUNED = 0.5, 0.75, 0.95, 0.98, 0.99
@@ -64,7 +64,7 @@ def error(net, images, labels):
     return 100 * (1 - (output(net, images).argmax(axis=1) == labels).mean().asscalar())
 
 
-def train(run, data, folder, say):
+def train(run, data, folder, say, checksum=None):
     """Train ``run`` on ``data`` = (training images, labels, other images, labels), NDArrays; returns its history."""
     images, labels, other_images, other_labels = data
     steps = len(images) // BATCH
@@ -77,9 +77,11 @@ def train(run, data, folder, say):
         loss_fn = gluon.loss.SoftmaxCrossEntropyLoss()
     trainer = make_trainer(run, net, run.epochs * steps)
     path = os.path.join(folder, run.name + '.checkpoint')
-    facts = {'epoch': 0, 'seconds': 0., 'errors': [], 'losses': []}
+    identity = run.identity(checksum)
+    facts = {'epoch': 0, 'seconds': 0., 'errors': [], 'losses': [], 'identity': identity}
     if os.path.exists(path):
         facts = load_checkpoint(path, net, trainer)
+        check_identity(path, facts.get('identity'), identity)
         say('goes on after epoch %d' % facts['epoch'])
     for epoch in range(facts['epoch'], run.epochs):
         start, total = time.perf_counter(), nd.zeros((1,))
@@ -137,10 +139,9 @@ def evaluate(run, net, images, labels):
     return results
 
 
-def run_once(run, data, work, results, say):
+def run_once(run, data, work, results, say, checksum=None):
     """Train and evaluate ``run``; its results go to a file in the folder ``results``, its state to ``work``."""
-    net, facts = train(run, data, work, say)
-    facts.update(run._asdict(), settings=run.settings, draws=DRAWS, batch=BATCH,
-                 evaluation=evaluate(run, net, *data[2:]))
+    net, facts = train(run, data, work, say, checksum)
+    facts.update(facts.pop('identity'), draws=DRAWS, evaluation=evaluate(run, net, *data[2:]))
     write_atomically(os.path.join(results, run.name + '.json'),
                      (json.dumps(facts, indent=1) + '\n').encode('utf-8'))
