@@ -29,17 +29,20 @@ _Path = Union[str, os.PathLike]
 
 _MAGIC = b'bbb_layers checkpoint 1\n'
 _DIGEST = 32
+#: Bytes of a file name to which a hidden file's name can add its own; file systems take 255.
+_LONGEST = 200
 
 
 def write_atomically(path: _Path, content: bytes) -> None:
     """Write a file so that it at any time holds all of the content or what it held before.
 
-    A process that is killed while it writes leaves a hidden file ``.NAME.*.part`` behind, which the next one that
-    writes there removes.
+    A process that is killed while it writes leaves a hidden file ``.NAME.*.part`` behind (of a name that is too long
+    for that, its SHA-1), which the next one that writes there removes.
 
     Parameters
     ----------
     path : str or os.PathLike
+        Of a symbolic link the file that it leads to is written.
     content : bytes
 
     Raises
@@ -48,7 +51,7 @@ def write_atomically(path: _Path, content: bytes) -> None:
         If it cannot be written: the disk is full, the folder is read-only, ... What was there before stays.
     """
     try:
-        _write(os.path.abspath(path), content)
+        _write(os.path.realpath(path), content)
     except OSError as error:
         # Of a full disk Python does not say which, and the name of the hidden file is nobody's affair.
         error.filename = os.fspath(path)
@@ -57,6 +60,8 @@ def write_atomically(path: _Path, content: bytes) -> None:
 
 def _write(path, content):
     folder, name = os.path.split(path)
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha1(os.fsencode(name)).hexdigest()
     _remove_parts(folder, name)
     handle, part = _locked_part(folder, name)
     try:

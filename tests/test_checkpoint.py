@@ -350,3 +350,24 @@ def test_permissions_are_those_of_other_files(tmp_path):
     (tmp_path / 'one').write_bytes(b'')
     write_atomically(str(tmp_path / 'other'), b'')
     assert (tmp_path / 'one').stat().st_mode == (tmp_path / 'other').stat().st_mode
+
+
+def test_a_link_stays_and_leads_to_what_was_written(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    for name in ('there', 'not_yet'):
+        target, link = tmp_path / 'disk' / name, tmp_path / name
+        if name == 'there':
+            target.write_bytes(b'old')
+        link.symlink_to(target)
+        write_atomically(str(link), b'new')
+        assert link.is_symlink() and not target.is_symlink() and target.read_bytes() == b'new'
+    assert sorted(os.listdir(str(tmp_path / 'disk'))) == ['not_yet', 'there']
+
+
+@pytest.mark.parametrize('name', ['x' * 255, '\u6f22' * 85], ids=['255 letters', '255 bytes'])
+def test_the_longest_names(tmp_path, name):
+    write_atomically(str(tmp_path / name), b'old')
+    part = '.%s.abc.part' % hashlib.sha1(name.encode()).hexdigest()
+    (tmp_path / part).write_bytes(b'half')      # left by one that was killed
+    write_atomically(str(tmp_path / name), b'new')
+    assert os.listdir(str(tmp_path)) == [name] and (tmp_path / name).read_bytes() == b'new'
