@@ -12,7 +12,6 @@ losses the KL counts B / N a step, once in all. With N / W instead of N it would
 worker's B / W examples are a step of their own, so there it is Trainer.step(B / W): W times the steps, each with
 B / (W N) of the KL, once in all again.
 """
-import argparse
 import gc
 import os
 import sys
@@ -31,17 +30,11 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
-from example import parser
+from example import count, parser
 from mnist_data import DataError, load_digits, load_mnist
 
 #: Seconds in which all roles must have started.
 START = 600
-
-
-def count(text):
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError('must be a whole number of at least 1 (saw: %r)' % text)
-    return int(text)
 
 
 def arguments(argv=None):
