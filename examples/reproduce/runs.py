@@ -22,8 +22,8 @@ METHODS = {
     'gaussian': ('Bayes by Backprop, Gaussian prior', (1.82, 1.99, 2.04)),
     'mixture': ('Bayes by Backprop, scale mixture prior', (1.36, 1.34, 1.32))}
 
-# Candidates are compared at 400 units; the one chosen serves all widths. All of the mixture's from 'pi 0.75' on, and
-# the Gaussian's last, came after the first test errors of the others' choice had been seen.
+# Candidates are compared at the smallest width; the one chosen serves all widths. All of the mixture's from 'pi 0.75'
+# on, and the Gaussian's last, came after the first test errors of the others' choice had been seen.
 CANDIDATES = {
     'sgd': {'lr 0.1': {'lr': 0.1}, 'lr 0.03': {'lr': 0.03}},
     'dropout': {'0.2 and 0.5': {'lr': 1e-3, 'dropout': (0.2, 0.5)}, '0 and 0.5': {'lr': 1e-3, 'dropout': (0., 0.5)}},
@@ -80,7 +80,7 @@ class Run(namedtuple('Run', 'method candidate units seed held_out epochs')):
 
 
 def candidates(method):
-    return [Run(method, candidate, 400, 0, HELD_OUT, SELECTION_EPOCHS) for candidate in CANDIDATES[method]]
+    return [Run(method, candidate, UNITS[0], 0, HELD_OUT, SELECTION_EPOCHS) for candidate in CANDIDATES[method]]
 
 
 def selection_runs():
