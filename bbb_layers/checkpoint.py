@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import hashlib
+import inspect
 import io
 import json
 import numbers
@@ -27,7 +28,8 @@ __all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']
 
 _Path = Union[str, os.PathLike]
 
-_MAGIC = b'bbb_layers checkpoint 1\n'
+_MAGIC = b'bbb_layers checkpoint 2\n'
+_MAGIC_1 = b'bbb_layers checkpoint 1\n'
 _DIGEST = 32
 #: Bytes of a file name to which a hidden file's name can add its own; file systems take 255.
 _LONGEST = 200
@@ -133,11 +135,13 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     net : Block
         Initialized, all shapes known.
     trainer : gluon.Trainer, optional
-        Its states, counts of updates, learning rate and other numbers of the optimizer and of its scheduler.
+        Its states, counts of updates, and the attributes of its optimizer and ``lr_scheduler`` that are numbers,
+        flags, words, None, or lists of them.
     loss : Block, optional
         A loss that has Parameters of its own, or a ``kl_weight``.
     **facts
-        Whatever JSON can hold, such as ``epoch=3, seed=0``.
+        Whatever JSON can hold and gives back as it was, such as ``epoch=3, seed=0``: no tuples, and no keys but str.
+        NumPy's numbers come back as Python's.
 
     Raises
     ------
@@ -153,16 +157,13 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     """
     _check(net, trainer, loss)
     arrays = {}
-    meta = {'facts': facts, 'params': _pack_params('params', net, arrays)}
+    meta = {'facts': _plain('facts', facts), 'params': _pack_params('params', net, arrays)}
     if loss is not None:
         meta['loss'] = _pack_params('loss', loss, arrays)
-        meta['kl_weight'] = getattr(loss, 'kl_weight', None)
+        meta['kl_weight'] = _plain('kl_weight', getattr(loss, 'kl_weight', None))
     if trainer is not None:
         meta['trainer'] = _pack_trainer(trainer, _names(trainer, net, loss), arrays)
-    try:
-        arrays['meta'] = np.frombuffer(json.dumps(meta, allow_nan=True).encode('utf-8'), dtype=np.uint8)
-    except (TypeError, ValueError) as error:
-        raise TypeError('facts must be what JSON can hold (saw: %r; %s)' % (facts, error)) from None
+    arrays['meta'] = np.frombuffer(json.dumps(meta, allow_nan=True).encode('utf-8'), dtype=np.uint8)
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     payload = stream.getvalue()
@@ -175,6 +176,15 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
 
     Nothing is changed unless the whole file is right and fits.
 
+    What training changes is restored: Parameters, states, counts, the learning rate (``set_learning_rate`` changes it)
+    or the schedule's progress, ``kl_weight``. What stays as it was given to a constructor is compared, and raises
+    ValueError if it is another: kind of optimizer and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``,
+    ``multi_precision``, a schedule's ``step``, ``max_update`` and first ``base_lr``, ... To go on otherwise, make the
+    Trainer as it was made, load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``.
+
+    Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
+    the others restored.
+
     Parameters
     ----------
     path : str or os.PathLike
@@ -182,7 +192,7 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
         Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the current
         one.
     trainer, loss : gluon.Trainer and Block, optional
-        As they were saved: a Trainer of the same Parameters, with the same kind of optimizer. Without them, as for
+        As they were saved: a Trainer of the same Parameters, made with the same arguments. Without them, as for
         prediction alone, what the file has of them is left out.
 
     Returns
@@ -235,21 +245,51 @@ def _check(net, trainer, loss):
             raise TypeError('%s must be a %s (saw: %r)' % (name, kind.__name__, value))
 
 
+def _plain(name, value):
+    """``value`` as JSON gives it back, or TypeError if that is something else."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        if isinstance(value, list):
+            return [_plain('%s[%d]' % (name, index), each) for index, each in enumerate(value)]
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {key: _plain('%s[%r]' % (name, key), each) for key, each in value.items()}
+    except RecursionError:
+        pass
+    raise TypeError('%s must be what JSON can hold: None, bool, int, float, str, list, or dict with keys that are str '
+                    '(saw: %r)' % (name, value))
+
+
 def _read(path):
     """The meta data and arrays of a file."""
     with open(path, 'rb') as file:
         content = file.read()
     start = len(_MAGIC) + _DIGEST
-    if not content.startswith(_MAGIC):
+    if not content.startswith((_MAGIC, _MAGIC_1)):
         raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %r...)' % (path, content[:24]))
     if hashlib.sha256(content[start:]).digest() != content[len(_MAGIC):start]:
         raise ValueError('%s: damaged or cut off: its checksum does not fit' % path)
     try:
         with np.load(io.BytesIO(content[start:]), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        return json.loads(arrays.pop('meta').tobytes().decode('utf-8')), arrays
+        meta = json.loads(arrays.pop('meta').tobytes().decode('utf-8'))
+        if content.startswith(_MAGIC_1) and 'trainer' in meta:
+            _upgrade(meta['trainer'])
+        return meta, arrays
     except Exception as error:      # there is no end of what zipfile and numpy raise
         raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %s)' % (path, error)) from None
+
+
+def _upgrade(trainer):
+    """Bring what the first format says of a Trainer into the form of this one.
+
+    It has the name of the optimizer's class alone, none of the schedule's, and numbers alone.
+    """
+    trainer['optimizer'] = {'kind': trainer['optimizer'], 'attributes': trainer.pop('numbers')}
+    if trainer['schedule'] is not None:
+        trainer['schedule'] = {'kind': None, 'attributes': trainer['schedule']}
 
 
 def _pack_params(prefix, block, arrays):
@@ -311,10 +351,67 @@ def _updaters(trainer):
     return trainer._updaters
 
 
-def _numbers(thing):
-    """The attributes of an optimizer or of a schedule that are numbers."""
-    return {name: value for name, value in vars(thing).items()
-            if isinstance(value, numbers.Real) and not isinstance(value, bool)}
+#: Attributes that tell how an update is computed, not what it is.
+_MEANS = ('aggregate_num', 'allow_np_array')
+#: What a constructor takes that training changes: the Trainer scales gradients, MXNet's schedules count down base_lr.
+_PROGRESS = ('rescale_grad', 'base_lr')
+#: What MXNet's constructors keep under another name than that of their argument, and leave alone.
+_ARGUMENTS = ('base_lr_orig', 'float_stable_eps', 'power', 'warmup_final_lr')
+
+
+def _attributes(thing):
+    """The attributes of an optimizer or of a schedule that JSON can hold."""
+    found = {}
+    for name, value in getattr(thing, '__dict__', {}).items():
+        if name not in _MEANS and not isinstance(value, dict):
+            with contextlib.suppress(TypeError):    # arrays, functions, ...
+                found[name] = _plain(name, list(value) if isinstance(value, tuple) else value)
+    return found
+
+
+def _kind(thing):
+    return '%s.%s' % (type(thing).__module__, type(thing).__qualname__)
+
+
+def _pack_made(thing):
+    """What to know of an optimizer or of a schedule."""
+    return None if thing is None else {'kind': _kind(thing), 'attributes': _attributes(thing)}
+
+
+def _settings(thing):
+    """The names of the attributes that are as the constructor was told."""
+    names = set(_ARGUMENTS)
+    for base in type(thing).__mro__:
+        if inspect.isfunction(vars(base).get('__init__')):
+            names.update(inspect.signature(vars(base)['__init__']).parameters)
+    if getattr(thing, 'lr_scheduler', None) is not None:
+        names.add('lr')     # else set_learning_rate changes it
+    return names.difference(_PROGRESS)
+
+
+def _unpack_made(path, what, thing, saved):
+    """Check that ``thing`` was made as the one that was saved; returns the attributes that training changed since."""
+    if saved is None and thing is None:
+        return {}
+    if saved is None or thing is None:
+        raise ValueError('%s: the optimizer must have a %s exactly if it had one (saw: %r)' % (path, what, thing))
+    kind, attributes, own, has = saved['kind'], saved['attributes'], _attributes(thing), getattr(thing, '__dict__', {})
+    if kind != _kind(thing) and (kind not in (None, type(thing).__name__) or not attributes.keys() <= has.keys()):
+        raise ValueError('%s: the %s must be %s, as it was (saw: %s)' % (
+            path, what, kind or 'one with %s' % ', '.join(sorted(attributes)), _kind(thing)))
+    settings, changed = _settings(thing), {}
+    for name, value in attributes.items():
+        if name in _MEANS or name in own and own[name] == value:
+            continue
+        had = has.get(name)
+        if name in settings:
+            raise ValueError('%s: %s of the %s must be %r, as it was (saw: %r); make the Trainer as it was made, and '
+                             'change it after loading' % (path, name, what, value, had))
+        if isinstance(had, numbers.Real) and value is not None:
+            check_finite('%s: %s of the %s' % (path, name, what), value)
+        # JSON has neither tuples nor NumPy's types.
+        changed[name] = type(had)(value) if isinstance(had, (tuple, np.generic)) and value is not None else value
+    return changed
 
 
 def _pack_trainer(trainer, names, arrays):
@@ -329,23 +426,16 @@ def _pack_trainer(trainer, names, arrays):
             return name
         return None
 
-    return {'optimizer': type(optimizer).__name__, 'numbers': {name: float(value) if isinstance(value, np.floating)
-                                                               else value
-                                                               for name, value in _numbers(optimizer).items()},
-            'schedule': None if optimizer.lr_scheduler is None else _numbers(optimizer.lr_scheduler),
-            'counts': {names[index]: count for index, count in optimizer._index_update_count.items()},
+    return {'optimizer': _pack_made(optimizer), 'schedule': _pack_made(optimizer.lr_scheduler),
+            'counts': {names[index]: int(count) for index, count in optimizer._index_update_count.items()},
             'states': {names[index]: pack(state) for index, state in updaters[0].states.items()}}
 
 
 def _unpack_trainer(path, trainer, names, meta, arrays):
     """Check that the states fit ``trainer``; returns what sets them."""
     updaters, optimizer = _updaters(trainer), trainer.optimizer
-    if meta['optimizer'] != type(optimizer).__name__:
-        raise ValueError('%s: the optimizer must be %s (saw: %s)' % (
-            path, meta['optimizer'], type(optimizer).__name__))
-    if (meta['schedule'] is None) != (optimizer.lr_scheduler is None):
-        raise ValueError('%s: the optimizer must have a lr_scheduler exactly if it had one (saw: %r)' % (
-            path, optimizer.lr_scheduler))
+    made = [(thing, _unpack_made(path, what, thing, meta[name])) for name, what, thing in (
+        ('schedule', 'lr_scheduler', optimizer.lr_scheduler), ('optimizer', 'optimizer', optimizer))]
 
     def unpack(param, state, like):
         """``state`` as NDArrays, if it is of the same kind as ``like``, that of a fresh start."""
@@ -355,7 +445,7 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
             return None
         if not isinstance(state, str) or not isinstance(like, ndarray.NDArray):
             raise ValueError('%s: the states of Parameter %s must be those of %s (saw: %r)' % (
-                path, param.name, meta['optimizer'], state))
+                path, param.name, type(optimizer).__name__, state))
         if arrays[state].shape != like.shape:
             raise ValueError('%s: the states of Parameter %s must have the shape %s (saw: %s)' % (
                 path, param.name, like.shape, arrays[state].shape))
@@ -369,11 +459,6 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
         return unpack(trainer._params[places[name]], state,
                       optimizer.create_state_multi_precision(places[name], weight))
 
-    for what, numbers_of in ((optimizer, meta['numbers']), (optimizer.lr_scheduler, meta['schedule'] or {})):
-        for name, value in numbers_of.items():
-            if not hasattr(what, name):
-                raise ValueError('%s: %s must have %s, which it had' % (path, type(what).__name__, name))
-            check_finite('%s: %s of %s' % (path, name, type(what).__name__), value)
     for name, count in meta['counts'].items():
         if not isinstance(count, int) or count < 0:
             raise ValueError('%s: the count of %s must be a whole number of at least 0 (saw: %r)' % (path, name, count))
@@ -385,9 +470,9 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
     states = [{places[name]: unpack_all(name, state) for name, state in meta['states'].items()} for _ in updaters]
 
     def change():
-        vars(optimizer).update(meta['numbers'])
-        if meta['schedule'] is not None:
-            vars(optimizer.lr_scheduler).update(meta['schedule'])
+        for thing, changed in made:
+            if changed:
+                vars(thing).update(changed)
         for context in trainer._contexts:
             counts = optimizer._all_index_update_counts.setdefault(context.device_id, {})
             counts.clear()

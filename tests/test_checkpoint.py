@@ -2,6 +2,7 @@
 import fcntl
 import hashlib
 import io
+import json
 import os
 import random
 import signal
@@ -179,7 +180,7 @@ def test_nothing_is_unpickled(saved, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('other, message', [
     (lambda: Run(units=4), 'Parameter 0.weight must have the shape'),
-    (lambda: Run('sgd', {'momentum': 0.9}), 'the optimizer must be Adam'),
+    (lambda: Run('sgd', {'momentum': 0.9}), r'the optimizer must be mxnet.*\.Adam, as it was \(saw: mxnet.*\.SGD\)'),
     (lambda: Run('adam', {'lr_scheduler': mx.lr_scheduler.FactorScheduler(2)}), 'must have a lr_scheduler exactly if'),
 ], ids=['shape', 'optimizer', 'schedule'])
 def test_what_does_not_fit_changes_nothing(saved, other, message):
@@ -254,7 +255,7 @@ def test_arguments_of_other_types(tmp_path):
         save_checkpoint(path, run.trainer)
     with pytest.raises(TypeError, match='trainer must be a Trainer'):
         save_checkpoint(path, run.net, run.loss)
-    with pytest.raises(TypeError, match='facts must be what JSON can hold'):
+    with pytest.raises(TypeError, match=r"facts\['what'\] must be what JSON can hold"):
         run.save(path, what=object())
     assert os.listdir(str(tmp_path)) == []
 
@@ -371,3 +372,250 @@ def test_the_longest_names(tmp_path, name):
     (tmp_path / part).write_bytes(b'half')      # left by one that was killed
     write_atomically(str(tmp_path / name), b'new')
     assert os.listdir(str(tmp_path)) == [name] and (tmp_path / name).read_bytes() == b'new'
+
+
+# ---- settings are compared, progress is restored
+
+class Linear(object):
+    """A network without noise, and its Trainer."""
+
+    def __init__(self, optimizer='sgd', options=None, ctx=None, layers=(), use_bias=True):
+        self.ctx = ctx or [mx.cpu()]
+        mx.random.seed(0)
+        self.net = nn.HybridSequential()
+        self.net.add(nn.Dense(3, in_units=2, use_bias=use_bias), *layers,
+                     nn.Dense(1, in_units=3, use_bias=use_bias))
+        self.net.initialize(mx.init.Xavier(), ctx=self.ctx)
+        self.trainer = gluon.Trainer(self.net.collect_params(), optimizer, dict(options or {}),
+                                     update_on_kvstore=False)
+
+    def step(self, number):
+        rng, losses = np.random.RandomState(number), []
+        with autograd.record():
+            for place, ctx in enumerate(self.ctx):
+                losses.append((self.net(nd.array(rng.randn(4, 2) + 10 * place, ctx=ctx)) - 1).square().sum())
+        autograd.backward(losses)
+        self.trainer.step(4 * len(self.ctx))
+
+    def steps(self, *numbers):
+        for number in numbers:
+            self.step(number)
+        return self
+
+    def values(self):
+        return {name: [value.asnumpy() for value in param.list_data()]
+                for name, param in self.net._collect_params_with_prefix().items()}
+
+    def everything(self):
+        """Also what is restored of the Trainer."""
+        optimizer = self.trainer.optimizer
+        return self.values(), [{name: value for name, value in vars(thing).items() if not isinstance(value, dict)}
+                               for thing in (optimizer, optimizer.lr_scheduler or self) if thing is not self]
+
+    def save(self, path, **facts):
+        save_checkpoint(path, self.net, self.trainer, **facts)
+
+    def load(self, path):
+        return load_checkpoint(path, self.net, self.trainer)
+
+
+class SGD(mx.optimizer.SGD):
+    """Another class with a name that MXNet has."""
+
+
+def schedule(name, *args, **kwargs):
+    return {'lr_scheduler': getattr(mx.lr_scheduler, name + 'Scheduler')(*args, **dict({'base_lr': 0.1}, **kwargs)),
+            'learning_rate': None}
+
+
+@pytest.mark.parametrize('optimizer, one, other, message', [
+    ('sgd', {'momentum': 0.9}, {'momentum': 0.8}, r'momentum of the optimizer must be 0.9, as it was \(saw: 0.8\)'),
+    ('sgd', {}, {'wd': 0.5}, 'wd of the optimizer must be 0.0'),
+    ('sgd', {}, {'clip_gradient': 0.01}, 'clip_gradient of the optimizer must be None'),
+    ('sgd', {}, {'multi_precision': True}, 'multi_precision of the optimizer must be False'),
+    ('sgd', {'lazy_update': True}, {'lazy_update': False}, 'lazy_update of the optimizer must be True'),
+    ('rmsprop', {'centered': True}, {'centered': False}, 'centered of the optimizer must be True'),
+    ('adagrad', {'eps': 1e-7}, {'eps': 1e-5}, 'float_stable_eps of the optimizer must be 1e-07'),
+    ('lamb', {}, {'bias_correction': False}, 'bias_correction of the optimizer must be True'),
+    ('sgd', lambda: schedule('Cosine', 10), lambda: schedule('Cosine', 20),
+     'max_update of the lr_scheduler must be 10.*saw: 20.*change it after loading'),
+    ('sgd', lambda: schedule('Cosine', 10), lambda: schedule('Cosine', 10, base_lr=0.2), 'of the lr_scheduler must be'),
+    ('sgd', lambda: schedule('Factor', 2, 0.5), lambda: schedule('Factor', 2, 0.5, base_lr=0.2),
+     'warmup_final_lr of the lr_scheduler must be 0.1'),
+    ('sgd', lambda: dict(schedule('Factor', 2, 0.5), learning_rate=0.1),
+     lambda: dict(schedule('Factor', 2, 0.5), learning_rate=0.3), 'lr of the optimizer must be 0.1'),
+    ('sgd', lambda: schedule('Poly', 10, pwr=2), lambda: schedule('Poly', 10, pwr=1), 'power of the lr_scheduler'),
+    ('sgd', lambda: schedule('Factor', 2, warmup_steps=1), lambda: schedule('Factor', 2, warmup_steps=1,
+                                                                           warmup_mode='constant'),
+     "warmup_mode of the lr_scheduler must be 'linear'"),
+    ('sgd', lambda: schedule('MultiFactor', [2, 4], 0.5), lambda: schedule('MultiFactor', [1, 2, 4], 0.5),
+     r'step of the lr_scheduler must be \[2, 4\], as it was \(saw: \[1, 2, 4\]\)'),
+    ('sgd', lambda: schedule('Factor', 2), lambda: schedule('Poly', 10),
+     'lr_scheduler must be mxnet.lr_scheduler.FactorScheduler, as it was .*PolyScheduler'),
+    ('sgd', lambda: schedule('Factor', 2), {}, 'must have a lr_scheduler exactly if it had one'),
+], ids=lambda value: value.replace(' ', '_')[:30] if isinstance(value, str) and ' ' in value else None)
+def test_other_settings_are_refused(tmp_path, optimizer, one, other, message):
+    def run(options):
+        return Linear(optimizer, options() if callable(options) else options).steps(0, 1, 2)
+    path = str(tmp_path / 'run.checkpoint')
+    run(one).save(path)
+    run(one).load(path)
+    trained = run(other)
+    before = repr(trained.everything())
+    refused(trained, path, message)
+    assert repr(trained.everything()) == before
+
+
+def test_another_class_of_the_same_name_is_refused(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+    Linear(SGD()).steps(0).save(path)
+    refused(Linear('sgd'), path, r'the optimizer must be .*test_checkpoint.SGD, as it was \(saw: mxnet.*SGD\)')
+
+
+@pytest.mark.parametrize('options', [
+    lambda: schedule('Factor', 2, 0.5), lambda: schedule('MultiFactor', [2, 5], 0.5), lambda: schedule('Poly', 9),
+    lambda: schedule('Cosine', 9, warmup_steps=2), lambda: {}], ids=['Factor', 'MultiFactor', 'Poly', 'Cosine', 'none'])
+def test_the_learning_rate_goes_on(tmp_path, options):
+    path, run = str(tmp_path / 'run.checkpoint'), Linear('sgd', options()).steps(0, 1)
+    if not options():
+        run.trainer.set_learning_rate(0.003)
+    run.steps(2).save(path)
+    for other in (Linear('sgd', options()), Linear('sgd', options()).steps(*range(8))):     # also backwards
+        other.load(path)
+        again = Linear('sgd', options())
+        again.load(path)
+        for number in range(3, 7):
+            again.step(number)
+            other.step(number)
+            assert again.trainer.learning_rate == other.trainer.learning_rate
+    run.steps(*range(3, 7))
+    assert same(run.values(), other.values()) and run.trainer.learning_rate == other.trainer.learning_rate
+
+
+def test_a_longer_schedule_after_loading(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+    Linear('sgd', schedule('Cosine', 4)).steps(*range(4)).save(path)
+    run = Linear('sgd', schedule('Cosine', 4))
+    run.load(path)
+    run.trainer.optimizer.lr_scheduler = schedule('Cosine', 8)['lr_scheduler']
+    assert run.steps(4).trainer.learning_rate > 0.01
+
+
+class Plateau(object):
+    """A schedule that keeps its own record."""
+
+    def __init__(self, base_lr, patience):
+        self.base_lr, self.patience, self.best, self.seen = base_lr, patience, float('inf'), ()
+
+    def __call__(self, num_update):
+        self.seen, self.best, self.last = self.seen + (num_update,), -num_update, True
+        return self.base_lr
+
+
+def test_schedules_of_ones_own(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+
+    def make(patience=2):
+        return Linear('sgd', {'lr_scheduler': Plateau(0.1, patience), 'learning_rate': 0.1})
+    run, other = make().steps(0, 1), make()
+    run.save(path)
+    other.load(path)
+    assert vars(run.trainer.optimizer.lr_scheduler) == vars(other.trainer.optimizer.lr_scheduler)
+    make().save(path)
+    make().load(path)       # with an infinite number
+    refused(make(3), path, 'patience of the lr_scheduler must be 2')
+    run = Linear('sgd', {'lr_scheduler': Bare(), 'learning_rate': 0.1}).steps(0)
+    run.save(path)
+    run.load(path)
+
+
+class Bare(object):
+    """Without attributes that can be listed."""
+    __slots__ = ('base_lr',)
+
+    def __init__(self):
+        self.base_lr = 0.1
+
+    def __call__(self, num_update):
+        return 0.1
+
+
+@pytest.mark.parametrize('optimizer', sorted(mx.optimizer.Optimizer.opt_registry))
+def test_every_optimizer_of_mxnet(tmp_path, optimizer):
+    path, options = str(tmp_path / 'run.checkpoint'), {
+        'groupadagrad': {}, 'test': {'rescale_grad': -0.01}}.get(optimizer, {'wd': 0.01})
+
+    def make():
+        return Linear(optimizer, options, use_bias=optimizer != 'groupadagrad')     # which wants matrices
+    run, other = make().steps(0, 1, 2), make()
+    run.save(path)
+    other.load(path)
+    for each in (run, other):
+        mx.random.seed(7)       # SGLD draws
+        each.steps(3, 4, 5)
+    assert same(run.values(), other.values()) and not same(run.values(), make().values())
+
+
+def test_numpy_numbers(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+
+    def make():
+        return Linear('sgd', {'learning_rate': np.float32(0.1), 'momentum': np.float64(0.9), 'wd': np.int64(0),
+                              'begin_num_update': np.int64(2), 'clip_gradient': np.float32(1), 'multi_precision':
+                              np.bool_(False), 'lr_scheduler': mx.lr_scheduler.FactorScheduler(
+                                  np.int64(2), np.float32(0.5), base_lr=np.float32(0.1))})
+    run, other = make().steps(0, 1, 2), make()
+    run.save(path, nll=np.float32(0.5), count=np.int32(3), right=np.bool_(True), all=[np.float64(1)])
+    facts = other.load(path)
+    assert facts == {'nll': 0.5, 'count': 3, 'right': True, 'all': [1.]} and facts['right'] is True
+    assert repr(vars(run.trainer.optimizer.lr_scheduler)) == repr(vars(other.trainer.optimizer.lr_scheduler))
+    assert same(run.steps(3, 4, 5).values(), other.steps(3, 4, 5).values())
+
+
+@pytest.mark.parametrize('fact', [{0: 1.5}, {'a': [{None: 1}]}, (1, 2), [(1,)], {1, 2}, b'x', nd.ones((1,)), 1j,
+                                  np.ones(2), np.complex64(1)], ids=repr)
+def test_facts_that_would_come_back_as_others(tmp_path, fact):
+    with pytest.raises(TypeError, match=r"facts\['epochs'\].* must be what JSON can hold"):
+        Linear().save(str(tmp_path / 'run.checkpoint'), epochs=fact)
+
+
+def test_facts_in_themselves(tmp_path):
+    facts = []
+    facts.append(facts)
+    with pytest.raises(TypeError, match='facts.* must be what JSON can hold'):
+        Linear().save(str(tmp_path / 'run.checkpoint'), epochs=facts)
+
+
+def as_the_first_format(path):
+    """Rewrite a checkpoint as it was written before settings were compared."""
+    meta, arrays = checkpoint._read(path)
+
+    def numbers(thing):
+        return {name: value for name, value in thing['attributes'].items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    for name in ('priors', 'num_train'):
+        meta.pop(name, None)
+    trainer = meta['trainer']
+    trainer.update(numbers=dict(numbers(trainer['optimizer']), aggregate_num=4),
+                   optimizer=trainer['optimizer']['kind'].split('.')[-1],
+                   schedule=trainer['schedule'] and numbers(trainer['schedule']))
+    stream = io.BytesIO()
+    np.savez(stream, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
+    payload = stream.getvalue()
+    write_atomically(path, checkpoint._MAGIC_1 + hashlib.sha256(payload).digest() + payload)
+
+
+@pytest.mark.parametrize('options', [{'momentum': 0.9}, lambda: schedule('Factor', 2, 0.5)], ids=['plain', 'schedule'])
+def test_files_of_the_first_format(tmp_path, options):
+    def make():
+        return Linear('sgd', options() if callable(options) else options)
+    path, run, other = str(tmp_path / 'run.checkpoint'), make().steps(0, 1, 2), make()
+    run.save(path, epoch=3)
+    as_the_first_format(path)
+    assert other.load(path) == {'epoch': 3}
+    assert same(run.steps(3, 4).values(), other.steps(3, 4).values())
+    refused(Linear('nag', options() if callable(options) else options), path, 'the optimizer must be SGD')
+    if callable(options):
+        refused(Linear('sgd', schedule('Poly', 9)), path, 'the lr_scheduler must be one with base_lr, count, factor')
+    else:
+        refused(Linear('sgd', {'momentum': 0.8}), path, 'momentum of the optimizer must be 0.9')
