@@ -44,6 +44,7 @@ class _Rho(object):
     """What native_draw.make asks of a RhoParameter."""
     class mu(object):
         _grad_req = 'write'
+        dtype = 'float32'
     _grad_req = 'write'
 
 
@@ -217,6 +218,7 @@ from mxnet import autograd, nd
 class Rho:
     class mu:
         _grad_req = 'write'
+        dtype = 'float32'
     _grad_req = 'write'
 digest, random = hashlib.sha256(), np.random.RandomState(1)
 mx.random.seed(9)
