@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Checkpoints of a training run: one file that is at any time complete, and known to be what was written."""
 import contextlib
+import functools
 import glob
 import hashlib
 import inspect
@@ -157,6 +158,8 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     """
     _check(net, trainer, loss)
     arrays = {}
+    if trainer is not None:
+        _updaters(trainer)      # its kvstore begins by handing the first context's Parameters to all
     meta = {'facts': _plain('facts', facts), 'params': _pack_params('params', net, arrays)}
     if loss is not None:
         meta['loss'] = _pack_params('loss', loss, arrays)
@@ -189,8 +192,10 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     ----------
     path : str or os.PathLike
     net : Block
-        Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the current
-        one.
+        Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the CPU, or
+        to where their deferred initialization was to bring them. What differed from context to context, such as the
+        running statistics of BatchNorm, does so again, but on another number of contexts it is the mean, as Gluon has
+        it.
     trainer, loss : gluon.Trainer and Block, optional
         As they were saved: a Trainer of the same Parameters, made with the same arguments. Without them, as for
         prediction alone, what the file has of them is left out.
@@ -213,7 +218,8 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     _check(net, trainer, loss)
     meta, arrays = _read(path)
     try:
-        todo, facts = _unpack(path, net, trainer, loss, meta, arrays), dict(meta['facts'])
+        with _unchanged_if_refused(trainer, net, loss):
+            todo, facts = _unpack(path, net, trainer, loss, meta, arrays), dict(meta['facts'])
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         # It is whole, but some other program's, or another version's.
         raise ValueError('%s: must hold what save_checkpoint writes (saw: %s: %s)' % (
@@ -225,18 +231,21 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
 
 def _unpack(path, net, trainer, loss, meta, arrays):
     """Check that all of a file fits; returns what changes ``net``, ``trainer`` and ``loss``."""
-    todo = [_unpack_params(path, 'params', net, meta['params'], arrays)]
+    params, todo = _unpack_params(path, 'params', net, meta['params'], arrays), []
     for name, value in (('loss', loss), ('trainer', trainer)):
         if value is not None and name not in meta:
             raise ValueError('%s: must hold the states of %s, which was not saved' % (path, name))
     if loss is not None:
-        todo.append(_unpack_params(path, 'loss', loss, meta['loss'], arrays))
+        params += _unpack_params(path, 'loss', loss, meta['loss'], arrays)
         if meta['kl_weight'] is not None:
             kl_weight = check_not_negative('%s: kl_weight' % path, meta['kl_weight'])
             todo.append(lambda: setattr(loss, 'kl_weight', kl_weight))
     if trainer is not None:
+        for each in params:
+            if each[0]._data is None:
+                _set(*each)     # a Trainer cannot begin without
         todo.append(_unpack_trainer(path, trainer, _names(trainer, net, loss), meta['trainer'], arrays))
-    return todo
+    return [functools.partial(_set, *each) for each in params] + todo
 
 
 def _check(net, trainer, loss):
@@ -298,30 +307,58 @@ def _pack_params(prefix, block, arrays):
     for name, param in params.items():
         if param._stype != 'default':
             raise ValueError('net must have dense Parameters (saw: %s, %s)' % (name, param._stype))
-        arrays['%s/%s' % (prefix, name)] = param.data(param.list_ctx()[0]).asnumpy()
+        values = [value.asnumpy() for value in param.list_data()]
+        arrays['%s/%s' % (prefix, name)] = values[0]
+        if any(not np.array_equal(values[0], value) for value in values):
+            arrays['%s/%s' % (prefix, name)] = param._reduce().asnumpy()
+            arrays['contexts/%s/%s' % (prefix, name)] = np.stack(values)
     return list(params)
 
 
 def _unpack_params(path, prefix, block, names, arrays):
-    """Check that the Parameters fit ``block``; returns what sets them."""
+    """Check that the Parameters fit ``block``; returns a list of (Parameter, value, that on each context or None)."""
     params = block._collect_params_with_prefix()
     if set(names) != set(params):
         raise ValueError('%s: must hold the Parameters of this %s: %s missing, %s too many' % (
             path, type(block).__name__, sorted(set(params) - set(names)), sorted(set(names) - set(params))))
-    values = {name: arrays['%s/%s' % (prefix, name)] for name in names}
+    found = []
     for name, param in params.items():
-        value = values[name]
+        value = arrays['%s/%s' % (prefix, name)]
+        each = arrays.get('contexts/%s/%s' % (prefix, name))
         if param.shape is not None and (len(param.shape) != value.ndim or any(
                 size not in (0, -1, known) for size, known in zip(param.shape, value.shape))):
             raise ValueError('%s: Parameter %s must have the shape %s (saw: %s)' % (
                 path, name, param.shape, value.shape))
         if np.dtype(param.dtype) != value.dtype:
             raise ValueError('%s: Parameter %s must be %s (saw: %s)' % (path, name, np.dtype(param.dtype), value.dtype))
+        if each is not None and (each.shape[1:] != value.shape or each.dtype != value.dtype):
+            raise ValueError('%s: Parameter %s must be %s, %s on each context (saw: %s, %s)' % (
+                path, name, value.dtype, value.shape, each.dtype, each.shape[1:]))
+        found.append((param, value, each))
+    return found
 
-    def change():
-        for name, param in params.items():
-            param._load_init(gluon_kind(ndarray.array(values[name], dtype=values[name].dtype)), None)
-    return change
+
+def _set(param, value, each):
+    param._load_init(gluon_kind(ndarray.array(value, dtype=value.dtype)), None)
+    if each is not None and len(each) == len(param.list_ctx()):
+        for data, own in zip(param.list_data(), each):
+            data[:] = own
+
+
+@contextlib.contextmanager
+def _unchanged_if_refused(trainer, *blocks):
+    """Parameters that are not initialized are so again, and the Trainer's kvstore has not begun, if the body raises."""
+    params = [(param, dict(vars(param))) for block in blocks if block is not None
+              for param in block._collect_params_with_prefix().values() if param._data is None]
+    begun = trainer is not None and trainer._kv_initialized
+    try:
+        yield
+    except BaseException:
+        for param, attributes in params:
+            vars(param).update(attributes)
+        if params and trainer is not None and not begun:
+            trainer._reset_kvstore()
+        raise
 
 
 def _names(trainer, net, loss):
