@@ -9,6 +9,7 @@ import io
 import json
 import numbers
 import os
+import re
 import tempfile
 from typing import Any, Dict, Optional, Union
 
@@ -24,6 +25,7 @@ except ImportError:     # not a POSIX system
     fcntl = None        # type: ignore[assignment]
 
 from .arrays import gluon_kind
+from .rho import RhoParameter
 
 __all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']
 
@@ -161,8 +163,10 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     if trainer is not None:
         _updaters(trainer)      # its kvstore begins by handing the first context's Parameters to all
     meta = {'facts': _plain('facts', facts), 'params': _pack_params('params', net, arrays)}
+    meta['priors'] = _priors(net)
     if loss is not None:
         meta['loss'] = _pack_params('loss', loss, arrays)
+        meta['num_train'] = _plain('num_train', getattr(loss, 'num_train', None))
         meta['kl_weight'] = _plain('kl_weight', getattr(loss, 'kl_weight', None))
     if trainer is not None:
         meta['trainer'] = _pack_trainer(trainer, _names(trainer, net, loss), arrays)
@@ -182,8 +186,10 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     What training changes is restored: Parameters, states, counts, the learning rate (``set_learning_rate`` changes it)
     or the schedule's progress, ``kl_weight``. What stays as it was given to a constructor is compared, and raises
     ValueError if it is another: kind of optimizer and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``,
-    ``multi_precision``, a schedule's ``step``, ``max_update`` and first ``base_lr``, ... To go on otherwise, make the
-    Trainer as it was made, load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``.
+    ``multi_precision``, a schedule's ``step``, ``max_update`` and first ``base_lr``, ...; the loss's ``num_train``;
+    with a Trainer or a loss also the priors, by their ``repr``. To go on otherwise, make the Trainer as it was made, load,
+    and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all this was
+    saved are compared by what they have.
 
     Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
     the others restored.
@@ -235,8 +241,18 @@ def _unpack(path, net, trainer, loss, meta, arrays):
     for name, value in (('loss', loss), ('trainer', trainer)):
         if value is not None and name not in meta:
             raise ValueError('%s: must hold the states of %s, which was not saved' % (path, name))
+    if loss is not None or trainer is not None:
+        saved = meta.get('priors', {})
+        for name, prior in _priors(net).items():
+            if saved.get(name, prior) != prior:
+                raise ValueError('%s: the prior of Parameter %s must be %s, as it was (saw: %s)' % (
+                    path, name, saved[name], prior))
     if loss is not None:
         params += _unpack_params(path, 'loss', loss, meta['loss'], arrays)
+        # Files of the first format have neither this nor the priors.
+        if meta.get('num_train', getattr(loss, 'num_train', None)) != getattr(loss, 'num_train', None):
+            raise ValueError('%s: num_train of the loss must be %r, as it was (saw: %r)' % (
+                path, meta['num_train'], getattr(loss, 'num_train', None)))
         if meta['kl_weight'] is not None:
             kl_weight = check_not_negative('%s: kl_weight' % path, meta['kl_weight'])
             todo.append(lambda: setattr(loss, 'kl_weight', kl_weight))
@@ -289,6 +305,13 @@ def _read(path):
         return meta, arrays
     except Exception as error:      # there is no end of what zipfile and numpy raise
         raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %s)' % (path, error)) from None
+
+
+def _priors(net):
+    """Name of a Parameter -> its prior, in words."""
+    # Without addresses, which a function among the attributes of one's own prior has.
+    return {name: re.sub(' at 0x[0-9a-fA-F]+', '', repr(param.prior))
+            for name, param in net._collect_params_with_prefix().items() if isinstance(param, RhoParameter)}
 
 
 def _upgrade(trainer):

@@ -15,7 +15,8 @@ from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, schedules, to_sparse
+from bbb_layers import (BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, LaplacePrior, Prior, ScaleMixturePrior,
+                        schedules, to_sparse)
 from bbb_layers import checkpoint
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 
@@ -704,3 +705,54 @@ def test_a_kvstore_that_updates_is_refused_before_it_has_begun(tmp_path):
     with pytest.raises(ValueError, match='update_on_kvstore=False'):
         load_checkpoint(path, net, trainer, loss)
     assert net[0].weight._data is None and not trainer._kv_initialized and trainer._kvstore is None
+
+
+# ---- priors and num_train
+
+class Cauchy(Prior):
+    """A prior of one's own, with an attribute whose repr tells an address."""
+
+    def __init__(self, scale):
+        self.scale, self.function = scale, lambda x: x
+
+    def log_prob(self, w):
+        return -((w / self.scale).square() + 1).log()
+
+
+def with_prior(prior, num_train=10):
+    net = nn.HybridSequential()
+    net.add(BayesDense(2, in_units=2, prior=prior))
+    net.initialize()
+    return net, gluon.Trainer(net.collect_params(), 'sgd'), BBBLoss(net, num_train, gluon.loss.L2Loss())
+
+
+@pytest.mark.parametrize('prior, other', [
+    (GaussianPrior(1.), LaplacePrior(0.01)), (GaussianPrior(1.), GaussianPrior(0.5)), (Cauchy(1.), Cauchy(2.)),
+    (ScaleMixturePrior(0.5, 1., 0.1), ScaleMixturePrior(0.25, 1., 0.1))], ids=['kind', 'number', 'own', 'mixture'])
+def test_another_prior_is_refused_where_training_goes_on(tmp_path, prior, other):
+    path = str(tmp_path / 'run.checkpoint')
+    save_checkpoint(path, *with_prior(prior))
+    load_checkpoint(path, *with_prior(Cauchy(1.) if isinstance(prior, Cauchy) else prior))
+    net, trainer, loss = with_prior(other)
+    before = net[0].weight.data().asnumpy()
+    for more in ({'trainer': trainer}, {'loss': loss}):
+        with pytest.raises(ValueError, match=r'the prior of Parameter 0.weight_rho must be .*, as it was \(saw: '):
+            load_checkpoint(path, net, **more)
+    assert (net[0].weight.data().asnumpy() == before).all()
+    load_checkpoint(path, net)      # to predict, as the posterior does without it
+    assert not (net[0].weight.data().asnumpy() == before).all()
+
+
+def test_another_num_train_is_refused(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+    save_checkpoint(path, *with_prior(GaussianPrior(), 1000))
+    load_checkpoint(path, *with_prior(GaussianPrior(), 1000))
+    with pytest.raises(ValueError, match=r'num_train of the loss must be 1000.0, as it was \(saw: 10.0\)'):
+        load_checkpoint(path, *with_prior(GaussianPrior(), 10))
+
+
+def test_priors_and_num_train_are_not_in_the_first_format(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+    save_checkpoint(path, *with_prior(GaussianPrior(), 1000))
+    as_the_first_format(path)
+    load_checkpoint(path, *with_prior(LaplacePrior(0.01), 10))
