@@ -16,6 +16,7 @@ from bbb_layers.plot import plot_training
 import mxnet as mx
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.ticker import MaxNLocator
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn, rnn
 from pydoc_data.topics import topics
@@ -113,6 +114,23 @@ def train(name, net, loss_fn, train_batches, valid_batches, epochs, lr=0.004):
     return np.array(history).T
 
 
+def plot(curves, results, monte_carlo):
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), layout='constrained')
+    plot_training(curves, axes[0], ylabel='bits per character')
+    axes[0].set_title('training and validation')
+    axes[1].axhline(results['plain'], color='0.3', linestyle=':', label='plain')
+    for name, values in monte_carlo.items():
+        line, = axes[1].plot(range(1, len(values) + 1), values, marker='o', markersize=4, label=name + ', Monte Carlo')
+        axes[1].axhline(results[name + ', posterior mean'], color=line.get_color(), linestyle='--',
+                        label=name + ', posterior mean')
+    axes[1].set(title='test', xlabel='number of draws', ylabel='bits per character')
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in axes:
+        ax.autoscale(axis='y')      # plot_training has left room for its legend within
+        ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.13), ncol=2)
+    return figure
+
+
 def main():
     args = example.parser(__doc__, 'language_model').parse_args()
     example.seed_all(args.seed)
@@ -156,17 +174,7 @@ def main():
     for name, value in results.items():
         print('%-24s  %18.4f  %10.4f' % (name, value, 2 ** value))
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
-    plot_training(curves, axes[0], ylabel='bits per character')
-    axes[0].set_title('training and validation')
-    axes[1].axhline(results['plain'], color='0.3', linestyle=':', label='plain')
-    for name, values in monte_carlo.items():
-        line, = axes[1].plot(range(1, num_draws + 1), values, marker='o', markersize=4, label=name + ', Monte Carlo')
-        axes[1].axhline(results[name + ', posterior mean'], color=line.get_color(), linestyle='--',
-                        label=name + ', posterior mean')
-    axes[1].set(title='test', xlabel='number of draws', ylabel='bits per character')
-    axes[1].legend()
-    example.save_figure(figure, args.output, 'language_model')
+    example.save_figure(plot(curves, results, monte_carlo), args.output, 'language_model')
 
 
 if __name__ == '__main__':

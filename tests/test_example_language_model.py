@@ -75,6 +75,21 @@ def test_picture(runs):
     assert (ROOT / 'examples' / 'images' / 'language_model.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.parametrize('epochs,num_draws', [(3, 4), (16, 32)])
+def test_legends_cover_no_line_and_counts_are_whole(epochs, num_draws):
+    names = 'plain', 'Bayesian', 'tempered'
+    curves = {name + part: np.linspace(5, 2, epochs) for name in names for part in (', training', ', validation')}
+    results = dict({name + ', posterior mean': 2. for name in names[1:]}, plain=2.)
+    figure = language_model.plot(curves, results, {name: np.linspace(2.1, 2, num_draws) for name in names[1:]})
+    figure.canvas.draw()
+    for ax in figure.axes:
+        legend = ax.get_legend().get_window_extent()
+        assert 0 <= legend.y0 < legend.y1 < ax.xaxis.label.get_window_extent().y0
+        assert 0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+        low, high = ax.get_xlim()
+        assert all(tick == round(tick) for tick in ax.get_xticks() if low <= tick <= high)
+
+
 def test_same_seed_same_run(runs):
     one, two = ([line for line in output.splitlines() if not line.startswith('Written')] for output in runs[1])
     assert one == two
