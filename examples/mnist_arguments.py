@@ -5,25 +5,14 @@ import math
 import os
 import re
 
+from example import checked, count, seed      # before mxnet
+
 import mxnet as mx
 from mxnet import nd
 
 
 def reason(error):
     return (str(error).splitlines() or [repr(error)])[-1]       # MXNet's messages start with a C++ traceback
-
-
-def checked(convert, holds, constraint):
-    """A type for argparse, which puts the flag before the message."""
-    def parse(text):
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError('must be %s (saw: %r)' % (constraint, text))
-        return value
-    return parse
 
 
 def context(text):
@@ -39,20 +28,18 @@ def context(text):
 
 
 def parse_arguments(description):
-    count = checked(int, lambda value: value >= 1, 'a whole number of at least 1')
     positive = checked(float, lambda value: 0 < value < math.inf, 'a positive, finite number')
     fraction = checked(float, lambda value: 0 < value < 1, 'a number between 0 and 1, both excluded')
-    seed = checked(int, lambda value: 0 <= value < 2 ** 31, 'a whole number from 0 to 2147483647')
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add('--quick', action='store_true', help='less of everything: a few seconds, for a first look')
     add('--hidden-layers', type=count, default=2, metavar='N', help='default %(default)s')
-    add('--hidden-units', type=count, default=400, metavar='N', help='units of each hidden layer; default %(default)s')
+    add('--hidden-units', type=count, metavar='N', help='units of each hidden layer; default 400, with --quick 50')
     add('--batch-size', type=count, default=128, metavar='N', help='default %(default)s')
-    add('--epochs', type=count, default=10, metavar='N', help='default %(default)s')
+    add('--epochs', type=count, metavar='N', help='default 10, with --quick 3')
     add('--lr', type=positive, default=1e-3, metavar='X', help="Adam's learning rate; default %(default)s")
     add('--num-samples', type=count, default=1, metavar='N', help='draws of the weights per step; default %(default)s')
-    add('--draws', type=count, default=32, metavar='N', help='draws of the Monte Carlo prediction; default '
-                                                             '%(default)s')
+    add('--draws', type=count, metavar='N', help='draws of the Monte Carlo prediction; default 32, with --quick 4')
     add('--prior', choices=['scale_mixture', 'gaussian'], default='scale_mixture', help='default %(default)s')
     add('--pi', type=fraction, metavar='X', help="weight of the mixture's first component; default 0.5")
     add('--sigma1', type=positive, metavar='X', help="standard deviation of the mixture's first component, default "
@@ -71,6 +58,9 @@ def parse_arguments(description):
     add('--load', metavar='FILE', help='do not train: evaluate and prune the parameters in this file; needs '
                                        '--hidden-layers, --hidden-units, --data and --seed as they were in training')
     args = parser.parse_args()
+    for name, usual, quick in ('hidden_units', 400, 50), ('epochs', 10, 3), ('draws', 32, 4):
+        if getattr(args, name) is None:
+            setattr(args, name, quick if args.quick else usual)
     if args.prior == 'gaussian' and (args.pi or args.sigma2):
         parser.error('--pi and --sigma2 belong to --prior scale_mixture (saw: --prior gaussian)')
     if args.resume and (args.overwrite or args.load is not None):

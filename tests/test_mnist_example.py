@@ -16,7 +16,7 @@ from bbb_layers import posterior
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'examples'))
-mnist_arguments = importlib.import_module('mnist_arguments')
+mnist, mnist_arguments = importlib.import_module('mnist'), importlib.import_module('mnist_arguments')
 RESULTS = {'mnist.params', 'mnist.checkpoint', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png',
            'uncertain_digits.png'}
 SMALL = ['--hidden-units', '16', '--epochs', '2', '--batch-size', '50', '--lr', '0.01']
@@ -187,6 +187,53 @@ def test_what_cannot_be_resumed_is_left_alone(trained, flags, message):
     before = files(trained[0])
     fails(message, *SMALL + flags + ['--output', trained[0], '--resume'])
     assert files(trained[0]) == before
+
+
+@pytest.mark.parametrize('changed', ['train-images-idx3', 'train-labels-idx1', 't10k-images-idx3', 't10k-labels-idx1'])
+def test_other_data_are_not_resumed(changed, tmp_path, monkeypatch, capsys):
+    """Of the four files, one has another last byte."""
+    data, before = write_mnist(tmp_path / 'data'), {}
+    flags = ['mnist.py', '--data', data, '--hidden-units', 2, '--batch-size', 10, '--output', tmp_path / 'out']
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(mnist, 'print_uncertainty', lambda *_: sys.exit('trained'))
+    for more, message in ((['--epochs', 1], 'trained'), (['--epochs', 2, '--resume'], 'trained'),
+                          (['--epochs', 3, '--resume'], '--resume needs the arguments that the run began with')):
+        if 3 in more:
+            path, before = data / (changed + '-ubyte'), files(tmp_path / 'out')
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        monkeypatch.setattr(sys, 'argv', [str(flag) for flag in flags + more])
+        with pytest.raises(SystemExit) as error:
+            mnist.main()
+        assert message in str(error.value)
+    assert 'has: --data with CRC-32 ' in str(error.value) and files(tmp_path / 'out') == before
+
+
+def test_quick(tmp_path):
+    code, output, _ = run('--quick', '--output', tmp_path / 'out')
+    assert code == 0 and set(files(tmp_path / 'out')) == RESULTS and 'Monte Carlo, 4 draws' in output
+    epochs = [line.split() for line in output.splitlines() if line.split()[0].isdigit()]
+    assert [row[0] for row in epochs] == ['1', '2', '3'] and float(epochs[2][3]) > 0.5
+    code, again, _ = run('--quick', '--load', tmp_path / 'out' / 'mnist.params')
+    assert code == 0 and table(again) == table(output)
+
+
+@pytest.mark.parametrize('flags,values', [
+    ([], (400, 10, 32)), (['--quick'], (50, 3, 4)), (['--quick', '--epochs', '7'], (50, 7, 4))])
+def test_quick_leaves_what_is_given(monkeypatch, flags, values):
+    monkeypatch.setattr(sys, 'argv', ['mnist.py'] + flags)
+    args = mnist_arguments.parse_arguments('What it does.')
+    assert (args.hidden_units, args.epochs, args.draws) == values
+
+
+@pytest.mark.parametrize('name', ['file', os.path.join('file', 'out')])
+def test_an_output_that_is_no_folder(name, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('keep')
+    monkeypatch.setattr(sys, 'argv', ['mnist.py', '--output', str(tmp_path / name)])
+    monkeypatch.delattr(mnist, 'train')
+    with pytest.raises(SystemExit) as error:
+        mnist.main()
+    assert '--output must be a folder, ' in str(error.value) and (tmp_path / 'file').read_text() == 'keep'
 
 
 def test_a_folder_without_checkpoint_is_not_resumed(tmp_path):
