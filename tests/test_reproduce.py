@@ -116,8 +116,8 @@ def test_table_has_means_over_seeds_and_targets_that_are_missed(monkeypatch):
     text = report.text(report.Results(results), [])
     print(text)
     assert '| Bayes by Backprop, scale mixture prior, Monte Carlo | **1.40 (1.30, 1.40, 1.50)** | 1.36 |' in text
-    assert '| 400 units | 1.40 | 1.40 | yes |' in text
-    assert '| 1200 units, pruned 95 % | 1.35 | 2.55 | no, by 1.20 |' in text
+    assert '| 400 units | 1.40 | 1.40 | - | yes |' in text
+    assert '| 1200 units, pruned 95 % | 1.35 | 2.55 | - | no, by 1.20 |' in text
     assert '| test, not chosen now | 5.00 | 5.00 |' in text and text.count('5.00') == 2
     for part in text.split('\n\n'):
         if part.startswith('|'):
