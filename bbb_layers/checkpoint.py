@@ -187,9 +187,9 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     or the schedule's progress, ``kl_weight``. What stays as it was given to a constructor is compared, and raises
     ValueError if it is another: kind of optimizer and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``,
     ``multi_precision``, a schedule's ``step``, ``max_update`` and first ``base_lr``, ...; the loss's ``num_train``;
-    with a Trainer or a loss also the priors, by their ``repr``. To go on otherwise, make the Trainer as it was made, load,
-    and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all this was
-    saved are compared by what they have.
+    with a Trainer or a loss also the priors, by their ``repr``. To go on otherwise, make the Trainer as it was made,
+    load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all
+    this was saved are compared by what they have.
 
     Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
     the others restored.
