@@ -101,7 +101,8 @@ def show_curve(args):
                 np.sqrt(part[inside].mean()) for part in (parts.aleatoric, parts.epistemic))))
         targets = means.repeat(4000 // len(means), axis=0)
         band = credible_interval(targets + np.random.normal(0, sigma, targets.shape))
-        plot_regression(grid, parts.mean, *band, ax, (x[:200], y[:200]), truth=curve(grid, 0))
+        plot_regression(grid, parts.mean, *band, ax, (x, y), truth=curve(grid, 0))
+        ax.get_lines()[-1].set_markersize(1.5)      # the data: so many points would hide the rest
         ax.set(title=title, xlabel='x', ylabel='y')
     save_figure(figure, args.output, 'regression')
 

@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import argparse
 import importlib
 import os
 import subprocess
@@ -50,6 +51,17 @@ def test_quick(tmp_path):
     for likelihood, error, rmse, rmse_error in table.values():
         # A Gaussian around the mean of all cars, whose fuel consumption has sigma 7.8, would have -3.5.
         assert -3.5 < likelihood < -2 and 1.5 < rmse < 5 and error > 0 and rmse_error > 0
+
+
+def test_the_picture_shows_all_data(monkeypatch, capsys):
+    figures, fit = [], regression.fit
+    monkeypatch.setattr(regression, 'save_figure', lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(regression, 'fit', lambda x, y, *rest: fit(x, y, *rest[:2], 2, [2]))
+    regression.show_curve(argparse.Namespace(quick=False, output=None))
+    for ax in figures[0].axes:
+        data, = [line for line in ax.get_lines() if line.get_label() == 'data']
+        assert len(data.get_xdata()) == 1000 and data.get_markersize() < 2
+    assert 'Curve: 1000 points' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('flags,message', [
