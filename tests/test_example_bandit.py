@@ -35,13 +35,13 @@ def test_quick(tmp_path):
     lines = run('--quick', '--output', tmp_path).splitlines()
     assert (tmp_path / 'bandit.png').read_bytes().startswith(b'\x89PNG\r\n')
     assert lines[0] == 'Regret of 300 interactions over 2 runs; of random arms, expected: 270'
-    table = {line[:22].strip(): [float(word) for word in line[22:].split()] for line in lines[2:6]}
-    assert list(table) == [bandit.THOMPSON, bandit.MEAN, 'plain, greedy', 'plain, epsilon 5 %']
+    table = {line[:27].strip(): [float(word) for word in line[27:].split()] for line in lines[2:7]}
+    assert list(table) == [bandit.THOMPSON, bandit.MEAN, 'plain, greedy', bandit.MAP, 'plain, epsilon 5 %']
     for mean, sd, least, most, reward in table.values():
         assert 0 < least <= mean <= most < 270 and sd >= 0 and mean == (least + most) / 2
         assert 0.2 < reward < 1     # 0.1 at random
     assert re.fullmatch(r'A draw of the network and its scores of 20 contexts take \d+\.\d ms, the median of 30\.',
-                        lines[6])
+                        lines[7])
 
 
 @pytest.mark.parametrize('flags,message', [
@@ -95,6 +95,37 @@ def test_kl_counts_once_for_what_was_played(monkeypatch):
     bandit.play(*easy(50), bandit.THOMPSON, [])
     batch = bandit.BATCH_SIZE
     assert weights == [(1 / played, (batch, 1), (batch,)) for played in (20, 40, 50)]
+
+
+def test_the_plain_networks_weight_decay_is_the_prior(monkeypatch):
+    """Where the likelihood has no gradient, a step is that of -log N(w; 0, 1) over the number that was played."""
+    steps = []
+
+    class Recorder(bandit.gluon.Trainer):
+        def __init__(self, params, *_):
+            super().__init__(params, 'sgd', {'learning_rate': 0.5})
+
+        def step(self, batch_size):
+            before = [param.data().asnumpy() for param in self._params]
+            super().step(batch_size)
+            steps.append([(old, param.data().asnumpy()) for old, param in zip(before, self._params)])
+
+    monkeypatch.setattr(bandit.gluon, 'Trainer', Recorder)
+    monkeypatch.setattr(bandit, 'BernoulliNLLLoss', lambda: lambda output, label: 0 * output.sum(axis=1))
+    monkeypatch.setattr(bandit, 'STEPS', 1)
+    for agent, decays in (bandit.MAP, [1 / 20, 1 / 40, 1 / 50]), ('plain, greedy', [0, 0, 0]):
+        steps.clear()
+        bandit.play(*easy(50), agent, [])
+        assert len(steps) == 3
+        for step, decay in zip(steps, decays):
+            for old, new in step:
+                np.testing.assert_allclose(new, old - 0.5 * decay * old, rtol=1e-5)
+
+
+def test_gallery_and_output_name_the_agents_alike():
+    text = (ROOT / 'examples' / 'README.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (.*?) \|', text[text.index('| agent |'):], re.MULTILINE)
+    assert rows[1:1 + len(bandit.AGENTS)] == list(bandit.AGENTS)
 
 
 def test_only_the_arm_that_was_played_has_a_loss(monkeypatch):
