@@ -81,7 +81,7 @@ def plot(regrets, folder):
     figure, ax = pyplot.subplots(figsize=(7.5, 5), layout='constrained')
     interactions = np.arange(1, len(next(iter(regrets.values()))[0]) + 1)
     for (agent, runs), style in zip(regrets.items(), ('-', ':', '--', (0, (5, 1, 1, 1, 1, 1)), '-.')):
-        line, = ax.plot(interactions, np.mean(runs, axis=0), style, label=agent)
+        line, = ax.plot(interactions, np.mean(runs, axis=0), linestyle=style, label=agent)
         ax.fill_between(interactions, np.min(runs, axis=0), np.max(runs, axis=0), color=line.get_color(), alpha=0.2,
                         linewidth=0)
     ax.plot(interactions, (1 - 1 / ARMS) * interactions, color='0.4', linewidth=0.8, label='random arms, expected')
