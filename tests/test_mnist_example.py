@@ -212,7 +212,7 @@ def test_other_data_are_not_resumed(changed, tmp_path, monkeypatch, capsys):
 def test_quick(tmp_path):
     code, output, _ = run('--quick', '--output', tmp_path / 'out')
     assert code == 0 and set(files(tmp_path / 'out')) == RESULTS and 'Monte Carlo, 4 draws' in output
-    epochs = [line.split() for line in output.splitlines() if line.split()[0].isdigit()]
+    epochs = [line.split() for line in output.splitlines() if line.split()[:1] in (['1'], ['2'], ['3'])]
     assert [row[0] for row in epochs] == ['1', '2', '3'] and float(epochs[2][3]) > 0.5
     code, again, _ = run('--quick', '--load', tmp_path / 'out' / 'mnist.params')
     assert code == 0 and table(again) == table(output)

@@ -30,6 +30,13 @@ def small(monkeypatch):
         monkeypatch.setattr(runs, name, value)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """As --quick leaves it, whose changes to ``runs`` do not outlast the test."""
+    for name in ('UNITS', 'SEEDS', 'SELECTION_EPOCHS', 'FINAL_EPOCHS', 'HELD_OUT'):
+        monkeypatch.setattr(runs, name, getattr(runs, name))
+
+
 def data(n=1600):
     labels = np.arange(n) % 10
     images = np.random.RandomState(0).rand(n, 784) * 0.1
@@ -143,7 +150,7 @@ def test_held_out_runs_never_see_the_test_set(monkeypatch, tmp_path):
 @pytest.mark.parametrize('flags, message', [
     ([], '--data or --quick is needed'), (['--quick', '--jobs', '0'], '--jobs must be at least 1'),
     (['--quick', '--only', 'sdg'], "--only: no run has this in its name (saw: 'sdg')")])
-def test_bad_flags(flags, message, capsys):
+def test_bad_flags(flags, message, capsys, quick):
     with pytest.raises(SystemExit):
         mnist.arguments(flags)
     assert message in capsys.readouterr().err
@@ -154,13 +161,6 @@ def test_committed_table_is_that_of_the_committed_results():
     assert len(results) >= 13
     pictures = [path.stem for path in sorted(FOLDER.glob('*.png'))]
     assert report.text(report.Results(results), pictures) == (FOLDER / 'RESULTS.md').read_text(encoding='utf-8')
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """As --quick leaves it, whose changes to ``runs`` do not outlast the test."""
-    for name in ('UNITS', 'SEEDS', 'SELECTION_EPOCHS', 'FINAL_EPOCHS', 'HELD_OUT'):
-        monkeypatch.setattr(runs, name, getattr(runs, name))
 
 
 def test_checkpoints_and_results_of_other_settings_or_data_are_refused(tmp_path, small, monkeypatch):

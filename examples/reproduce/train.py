@@ -80,8 +80,8 @@ def train(run, data, folder, say, checksum=None):
     identity = run.identity(checksum)
     facts = {'epoch': 0, 'seconds': 0., 'errors': [], 'losses': [], 'identity': identity}
     if os.path.exists(path):
+        check_identity(path, load_checkpoint(path, net).get('identity'), identity)
         facts = load_checkpoint(path, net, trainer)
-        check_identity(path, facts.get('identity'), identity)
         say('goes on after epoch %d' % facts['epoch'])
     for epoch in range(facts['epoch'], run.epochs):
         start, total = time.perf_counter(), nd.zeros((1,))
