@@ -554,7 +554,12 @@ def test_every_optimizer_of_mxnet(tmp_path, optimizer):
     for each in (run, other):
         mx.random.seed(7)       # SGLD draws
         each.steps(3, 4, 5)
-    assert same(run.values(), other.values()) and not same(run.values(), make().values())
+    if optimizer == 'nadam':    # updates a number that all Parameters share, in the order of their global names
+        for name, values in run.values().items():
+            np.testing.assert_allclose(values, other.values()[name], rtol=1e-5)
+    else:
+        assert same(run.values(), other.values())
+    assert not same(run.values(), make().values())
 
 
 def test_numpy_numbers(tmp_path):

@@ -327,6 +327,8 @@ def test_operators_as_symbols(compiled):
 
 
 def test_sources_are_installed(tmp_path):
+    if not (ROOT / 'bbb_layers').exists():
+        pytest.skip('for a tree with the package in it; these tests run on an installed one')
     pytest.importorskip('setuptools')
     subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path / 'lib'), 'egg_info',
                     '--egg-base', str(tmp_path)], cwd=str(ROOT), check=True, stderr=subprocess.DEVNULL)

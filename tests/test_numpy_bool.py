@@ -52,6 +52,8 @@ def test_says_which_numpy_is_too_new():
 
 @pytest.mark.parametrize('version, good', [((3, 7), False), ((3, 8), True), ((3, 12), True), ((3, 13), False)])
 def test_setup_refuses_other_pythons_by_name_and_reason(version, good):
+    if not (ROOT / 'bbb_layers').exists():
+        pytest.skip('setup.py reads the version of the package beside it, and these tests run on an installed one')
     # setuptools itself would not run as another version, and what setup() does then is not the question.
     code = ('import sys, setuptools; setuptools.setup = lambda **_: None; sys.version_info = %r + (0,); '
             'exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py"})' % (version,))
