@@ -58,7 +58,7 @@ class BayesBlock(Mixin):
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
         none of float16, float32 and float64 or one in which the layer cannot run (see
-        :mod:`bbb_layers.precision`), or ``prior`` or ``kl`` is not that of the layer that this one shares its
+        ``bbb_layers.precision``), or ``prior`` or ``kl`` is not that of the layer that this one shares its
         Parameters with.
 
     References
