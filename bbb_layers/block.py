@@ -12,7 +12,7 @@ from mxnet.ndarray import NDArray
 from . import collect, posterior
 from .annotations import Mixin
 from .arrays import classic, gluon_kind, value_of
-from .checks import check_dtype, check_positive
+from .checks import check_dtype, check_positive, is_one_of
 from .native import draw as native_draw
 from .precision import check_casts_first, check_float16
 from .priors import Prior, check_prior, default_prior
@@ -87,10 +87,10 @@ class BayesBlock(Mixin):
         super().__init__(*args, **kwargs)
 
     def _configure(self, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto'):
-        if estimator not in self._estimators:
+        if not is_one_of(estimator, self._estimators):
             raise ValueError('estimator of %s must be one of %s (saw: %r)' % (
                 type(self).__name__, ', '.join(map(repr, self._estimators)), estimator))
-        if kl not in ('auto', 'sample'):
+        if not is_one_of(kl, ('auto', 'sample')):
             raise ValueError("kl must be 'auto' or 'sample' (saw: %r)" % (kl,))
         check_prior('prior', prior)
         check_prior('bias_prior', bias_prior)

@@ -225,7 +225,9 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     meta, arrays = _read(path)
     try:
         with _unchanged_if_refused(trainer, net, loss):
-            todo, facts = _unpack(path, net, trainer, loss, meta, arrays), dict(meta['facts'])
+            todo, facts = _unpack(path, net, trainer, loss, meta, arrays), meta['facts']
+            if not isinstance(facts, dict):
+                raise TypeError('facts are %r' % (facts,))
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         # It is whole, but some other program's, or another version's.
         raise ValueError('%s: must hold what save_checkpoint writes (saw: %s: %s)' % (

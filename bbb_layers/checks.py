@@ -2,12 +2,13 @@
 """Checks of arguments: each names the argument, its value and the constraint."""
 import math
 import numbers
+import sys
 
 import numpy as np
 from mxnet.ndarray import NDArray
 
 __all__ = ['check_positive', 'check_finite', 'check_not_negative', 'check_fraction', 'check_count', 'check_array',
-           'check_probabilities', 'check_numbers', 'check_dtype']
+           'check_probabilities', 'check_numbers', 'is_one_of', 'check_dtype', 'normal']
 
 
 def _number(name, value, kind=numbers.Real):
@@ -19,9 +20,15 @@ def _number(name, value, kind=numbers.Real):
 
 def _float(name, value):
     try:
-        return float(_number(name, value))
+        value = float(_number(name, value))
     except OverflowError:       # an integer beyond all floats
         return math.inf if value > 0 else -math.inf
+    return normal(value)
+
+
+def normal(value):
+    """``value``, a float, or 0 if it has no normal form, as MXNet's operators refuse to read it then."""
+    return 0. if abs(value) < sys.float_info.min else value
 
 
 def check_positive(name, value):
@@ -100,17 +107,22 @@ def check_probabilities(name, value, axes):
 
 def check_numbers(name, values, check):
     """A tuple of what ``check`` makes of each of ``values``."""
-    if isinstance(values, (str, bytes, dict)) or not hasattr(values, '__iter__'):
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, '__iter__') or getattr(values, 'ndim', 1) == 0:
         raise TypeError('%s must be a sequence of numbers (saw: %r)' % (name, values))
     return tuple(check(name, value) for value in values)
+
+
+def is_one_of(value, choices):
+    """Whether ``value`` is one of ``choices``, strings or None, whatever else it may be."""
+    return isinstance(value, (str, type(None))) and value in choices
 
 
 def check_dtype(what, dtype, allowed=('float32', 'float64')):
     """``dtype`` as a numpy.dtype if it is one of ``allowed``; else ValueError, TypeError if it is no dtype."""
     try:
         known = np.dtype(dtype)
-    except TypeError as error:
-        if dtype != 'bfloat16':     # which numpy does not know
+    except (TypeError, ValueError) as error:
+        if not is_one_of(dtype, ('bfloat16',)):     # which numpy does not know
             raise TypeError('dtype of %s must be a dtype (saw: %r; %s)' % (what, dtype, error)) from None
         known = dtype
     if known not in [np.dtype(name) for name in allowed]:

@@ -48,10 +48,13 @@ class _Call(object):
 
 
 def _groups(terms):
-    """``terms`` sorted by what can be copied at once: nearly always all of them, as one array."""
-    groups = {}
+    """``terms`` sorted by what can be copied at once: nearly always all of them, which are one array."""
+    arrays = {id(term.array): term.array for _, term in terms}
+    if len(arrays) == 1:        # to ask an array for its dtype takes as long as all else here
+        return [terms]
+    kinds, groups = {key: (array.dtype, array.context) for key, array in arrays.items()}, {}
     for rho, term in terms:
-        groups.setdefault((term.array.dtype, term.array.context), []).append((rho, term))
+        groups.setdefault(kinds[id(term.array)], []).append((rho, term))
     return groups.values()
 
 

@@ -12,7 +12,7 @@ from mxnet.ndarray import NDArray
 
 from . import collect, posterior
 from .arrays import classic, gluon_kind, value_of
-from .checks import check_count, check_finite, check_not_negative, check_positive
+from .checks import check_count, check_finite, check_not_negative, check_positive, normal
 from .finite import Watch
 from .likelihoods import CategoricalNLLLoss
 from .native import draw as native_draw
@@ -169,7 +169,7 @@ class BBBLoss(Loss):
         first = next(collect.leaves([output]))
         if not autograd.is_training():
             self._watch.look(self._net.block)
-        weight = (self._kl_weight if autograd.is_training() else 1.) / self._num_train
+        weight = normal((self._kl_weight if autograd.is_training() else 1.) / self._num_train)
         with self._kl_terms(first.context) as (terms, call):
             if (self._graph is not None and sample_weight is None and self._weight is None and len(terms) == 1
                     and terms[0].dtype == first.dtype):

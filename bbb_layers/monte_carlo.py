@@ -7,7 +7,7 @@ from mxnet.gluon import Block
 
 from . import collect
 from .arrays import classic, gluon_kind
-from .checks import check_count
+from .checks import check_count, is_one_of
 from .deterministic import PlainCopy
 from .precision import widened
 
@@ -58,7 +58,7 @@ class MonteCarlo(Block):
 
     def __init__(self, net: Block, num_samples: int = 32, link: Optional[str] = 'softmax', axis: int = -1,
                  **kwargs: Any):
-        if link not in ('softmax', 'sigmoid', None):
+        if not is_one_of(link, ('softmax', 'sigmoid', None)):
             raise ValueError("link must be 'softmax', 'sigmoid' or None (saw: %r)" % (link,))
         self._num_samples = check_count('num_samples', num_samples)
         self._link, self._axis = link, axis

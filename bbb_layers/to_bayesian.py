@@ -8,7 +8,7 @@ from mxnet.gluon import Block, nn, rnn
 
 from . import collect, layers, posterior, recurrent
 from .arrays import set_value, value_of
-from .checks import check_positive
+from .checks import check_positive, is_one_of
 from .priors import Prior, check_prior
 from .set_prior import posterior_of, replace_priors
 
@@ -84,7 +84,7 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         fraction, floor = check_positive('fraction', fraction), check_positive('floor', floor)
         if bias_prior is not None and prior is None:
             raise ValueError('bias_prior needs a prior with fraction, which else sets all priors (saw: prior=None)')
-    if estimator not in layers.BayesLinear._estimators:
+    if not is_one_of(estimator, layers.BayesLinear._estimators):
         raise ValueError('estimator must be one of %s (saw: %r)' % (
             ', '.join(map(repr, layers.BayesLinear._estimators)), estimator))
     chosen = {block: cls for name, block, cls in _convertible(net) if where is None or where(name, block)}

@@ -316,3 +316,27 @@ def test_bad_flag_of_peers(flag, value, message, capsys):
     with pytest.raises(SystemExit):
         peers.arguments([flag, value])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('steps', [300, pytest.param(20000, marks=pytest.mark.slow)])
+def test_memory_of_a_long_run_is_flat(steps):
+    flags = ['--steps', str(steps), '--warmup', str(steps // 3), '--every', '50', '--units', '16', '--batch-size', '16']
+    command = [sys.executable, str(SCRIPT.parent / 'long_run.py')] + flags
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert 'largest after the warm-up / right after it: 1.0' in done.stdout
+
+
+def test_memory_that_grows_is_told(capsys):
+    long_run = importlib.import_module('long_run')
+    before = long_run.resident()
+    room = np.ones(10 ** 7)
+    assert 60 < long_run.resident() - before < 120 and room.any()
+    long_run.report(iter([(1, 100.), (2, 200.), (3, 203.9), (4, 200.)]), 2)
+    with pytest.raises(SystemExit, match='memory grew by more than 2 %'):
+        long_run.report(iter([(1, 100.), (2, 200.), (3, 204.1), (4, 200.)]), 2)
+    assert '204.1 MB' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        long_run.arguments(['--steps', '10', '--warmup', '10'])

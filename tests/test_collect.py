@@ -682,6 +682,61 @@ def test_gradients_do_not_depend_on_grad_req(use_native, with_loss, prior, estim
                                        err_msg='%s %s' % (reqs, name))
 
 
+def two_networks(mode):
+    """Two networks whose KL divergences have closed forms and differ by far, with losses and Trainers."""
+    pairs = []
+    for sigma in (0.1, 1000.):
+        net = hybridize(nn.HybridSequential(), mode)
+        net.add(BayesDense(6, activation='relu', in_units=4, prior=GaussianPrior(sigma)),
+                BayesDense(3, in_units=6, prior=GaussianPrior(sigma)))
+        net.initialize(mx.init.Normal(0.3))
+        pairs.append((net, BBBLoss(net, 10), gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': 0.01})))
+    return pairs
+
+
+def assert_own_kl(net, loss_fn, expected):
+    assert abs(loss_fn.kl.asscalar() - expected) < 1e-4 * expected
+
+
+def test_two_networks_in_turn_keep_their_kl_terms_apart(mode):
+    x, label, pairs = nd.random.normal(shape=(5, 4)), nd.array([0, 1, 2, 0, 1]), two_networks(mode)
+    for _ in range(4):
+        expected = [kl_divergence(net).asscalar() for net, _, _ in pairs]
+        assert abs(expected[0] - expected[1]) > 0.1 * expected[0]
+        with autograd.record():
+            outputs = [net(x) for net, _, _ in pairs]       # both forwards before both losses
+            losses = [loss_fn(output, label) for output, (_, loss_fn, _) in zip(outputs, pairs)]
+        autograd.backward(losses)
+        for (net, loss_fn, trainer), value in zip(pairs, expected):
+            assert_own_kl(net, loss_fn, value)
+            trainer.step(5)
+
+
+def test_two_networks_in_two_threads_keep_their_kl_terms_apart(mode):
+    pairs, errors, turn = two_networks(mode), [], threading.Barrier(2)
+
+    def train(net, loss_fn, trainer):
+        try:
+            x, label = nd.random.normal(shape=(5, 4)), nd.array([0, 1, 2, 0, 1])
+            for _ in range(20):
+                expected = kl_divergence(net).asscalar()
+                turn.wait(60)       # so that the forwards do come at once
+                with autograd.record():
+                    loss = loss_fn(net(x), label)
+                loss.backward()
+                assert_own_kl(net, loss_fn, expected)
+                trainer.step(5)
+        except Exception as error:
+            errors.append(error)
+            turn.abort()
+    threads = [threading.Thread(target=train, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
 def test_threads_with_a_context_each():
     net = make(sequential, {'static_alloc': True}, ctx=[mx.cpu(0), mx.cpu(1)])
     BBBLoss(net, NUM_TRAIN)

@@ -21,7 +21,7 @@ from bbb_layers import checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 MNIST = ['examples/mnist.py', '--hidden-layers', '1', '--hidden-units', '16', '--batch-size', '100', '--lr', '0.01',
          '--draws', '2', '--epochs']
-REPRODUCE = ['examples/reproduce/mnist.py', '--quick', '--jobs', '2']
+REPRODUCE = ['examples/reproduce/mnist.py', '--quick', '--jobs', '2', '--only', 'mixture']
 
 
 def start(flags, **kwargs):
@@ -111,12 +111,14 @@ def test_reproduce(tmp_path):
         folder, done, orphans = tmp_path / str(cycles), {}, None
         while kills < 50:
             process = start(REPRODUCE + ['--work', folder])
-            read_lines(process, random.randrange(3))
+            read_lines(process, random.randrange(4))
             time.sleep(random.random())
             if orphans is not None:
                 kill(orphans)
             if process.poll() is not None:      # it was faster
+                errors = process.stderr.read()
                 kill(process)
+                assert process.returncode == 0, errors
                 break
             kills += 1
             orphans = process if kills % 3 == 0 else None
@@ -128,9 +130,10 @@ def test_reproduce(tmp_path):
             last, done = done, {path.name: epochs_in(path) for path in folder.glob('*.checkpoint')}
             assert all(done[name] >= last[name] for name in last)
             results(folder / 'results')
+            print('%d kills; %d epochs done' % (kills, sum(done.values())), flush=True)
         if orphans is not None:
             kill(orphans)
-        print('%d kills; epochs done: %s' % (kills, done))
+        print('ends, after %d kills' % kills, flush=True)
         assert finish(REPRODUCE + ['--work', folder])[0] == 0
         assert results(folder / 'results') == expected
         assert not list(folder.glob('.*.part')) + list((folder / 'results').glob('.*.part'))

@@ -194,7 +194,8 @@ def test_repr(net):
     ({'num_train': -5}, ValueError, 'num_train'), ({'num_train': math.nan}, ValueError, 'num_train'),
     ({'num_train': '10'}, TypeError, 'num_train'), ({'num_train': None}, TypeError, 'num_train'),
     ({'kl_weight': -0.1}, ValueError, r'kl_weight must be finite and at least 0 \(saw: -0.1\)'),
-    ({'kl_weight': math.inf}, ValueError, 'kl_weight'), ({'weight': 'a'}, TypeError, 'weight must be a number'),
+    ({'kl_weight': math.inf}, ValueError, 'kl_weight'), ({'weight': math.nan}, ValueError, 'weight must be finite'),
+    ({'weight': 'a'}, TypeError, 'weight must be a number'),
     ({'likelihood': abs}, TypeError, 'likelihood must be a Gluon loss'),
     ({'net': nn.Dense(3)}, ValueError, 'net must hold at least one Bayesian layer'),
     ({'net': None}, TypeError, 'net must be a Gluon block'),
@@ -404,3 +405,15 @@ def test_a_loss_that_fails_has_not_used_the_kl_terms(likelihood, mode):
         with pytest.raises(RuntimeError, match='already used'):
             loss_fn(output, nd.zeros(4))
     assert abs(net.weight.grad().asnumpy()).sum() > 0
+
+
+def test_weights_too_small_for_mxnet_to_read_count_as_0(mode):
+    net = hybridize(BayesDense(2, in_units=3, prior=GaussianPrior()), mode)
+    net.initialize()
+    x, label = nd.ones((4, 3)), nd.array([0, 1, 0, 1])
+    for loss_fn in (BBBLoss(net, 10, kl_weight=1e-310), BBBLoss(net, 1e30, kl_weight=1e-300)):
+        with autograd.record():
+            loss = loss_fn(net(x), label)
+        assert (loss == loss_fn.nll).asnumpy().all()
+    loss = BBBLoss(net, 1, weight=1e-310)(net(x), label)
+    assert (loss == kl_divergence(net).asscalar()).asnumpy().all()

@@ -17,7 +17,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (RuleBasedStateMachine, initialize, invariant, precondition, rule,
                                  run_state_machine_as_test)
@@ -35,7 +35,7 @@ HUNT = int(os.environ.get('BBB_LAYERS_HUNT', '0'))
 
 def tries(max_examples, **more):
     return settings(max_examples=max_examples * max(HUNT, 1), derandomize=not HUNT, database=None, deadline=None,
-                    report_multiple_bugs=False, phases=[Phase.explicit, Phase.generate] + [Phase.shrink] * bool(HUNT),
+                    report_multiple_bugs=False, phases=[Phase.generate],
                     suppress_health_check=list(HealthCheck), **more)
 
 
@@ -135,21 +135,39 @@ def lost(loss):
 
 
 @pytest.mark.parametrize('name', CALLS)
-@tries(12)
+@tries(25)
 @given(data=st.data())
 def test_an_argument_is_used_or_named(name, data):
     call, names = CALLS[name]
     argument = data.draw(st.sampled_from(names))
     nets = [NET, PLAIN] if argument not in ('likelihood', 'where') else [None]     # which could be called
     value = data.draw(VALUES | PRIORS | CHOICES | st.sampled_from(nets))
+    assume(argument != 'dtype' or not hasattr(value, 'dtype'))     # of which numpy takes the dtype, and warns
+    assume(argument not in ('where', 'likelihood') or not callable(value))     # which raises what it likes
     if argument in ('num_samples', 'num_steps') and isinstance(value, (int, np.integer)):
         value = min(value, 3)       # more is right, and takes long
     try:
         call(**{argument: value})
     except (TypeError, ValueError) as error:
-        assert argument in str(error), (argument, value, error)
+        # Whether an array fits, only the layer knows that gets the prior.
+        allowed = [argument, 'a prior for Parameter'] if name == 'GaussianPrior' else [argument]
+        assert any(text in str(error) for text in allowed), (argument, value, error)
+    except MXNetError as error:
+        assert argument == 'data' and 'Shape' in str(error)     # as every network says it
     except OSError as error:
         assert os.devnull in str(error)
+
+
+@pytest.mark.parametrize('name, argument, value', [
+    ('BayesDense', 'dtype', 0.), ('BayesDense', 'dtype', 'x'), ('BayesDense', 'initial_sigma', 10 ** 400),
+    ('BayesDense', 'estimator', np.array([1., 2.])), ('BayesDense', 'kl', X), ('MixturePrior', 'weights', 0.5),
+    ('MixturePrior', 'sigmas', np.array(1.)), ('BBBLoss', 'weight', math.nan), ('BBBLoss', 'weight', -10 ** 400),
+    ('step', 'step', 'x'), ('step', 'step', math.nan), ('step', 'step', math.inf), ('KLWeightHandler', 'step', NET),
+    ('blundell', 'num_batches', 10 ** 400), ('predict', 'chunk', 10 ** 400), ('MonteCarlo', 'link', X),
+    ('to_bayesian', 'where', 0.), ('to_bayesian', 'estimator', X)])
+def test_arguments_that_once_were_not_named(name, argument, value):
+    with pytest.raises((TypeError, ValueError), match=argument):
+        CALLS[name][0](**{argument: value})
 
 
 # ---- networks, in whatever order of calls
@@ -329,7 +347,8 @@ class Machine(RuleBasedStateMachine):
         with autograd.record(), pytest.raises(RuntimeError, match='no KL terms'):
             self.loss(output, LABEL)
 
-    @precondition(lambda self: self.loss is not None and self.ready() and self.fits(3))
+    @precondition(lambda self: self.loss is not None and self.ready() and self.fits(3) and any(
+        param.grad_req != 'null' for param in self.net.collect_params().values()))
     @rule(optimizer=st.sampled_from(['sgd', 'adam', 'fusedadam']), steps=st.integers(1, 3))
     def train(self, optimizer, steps):
         if self.trainer is None:
@@ -449,6 +468,7 @@ class Machine(RuleBasedStateMachine):
         if new is not None:
             assert abs(bbb.kl_divergence(new).asscalar()) < 1e-2
 
+    @precondition(lambda self: not self.net._active or self.loss is not None)      # Gluon's own cannot
     @rule()
     def copies(self):
         new = copy.deepcopy(self.net)
@@ -513,7 +533,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_any_order_of_calls():
-    run_state_machine_as_test(Machine, settings=tries(25, stateful_step_count=20))
+    run_state_machine_as_test(Machine, settings=tries(120, stateful_step_count=20))
 
 
 # ---- files
@@ -561,6 +581,14 @@ def written(tmp_path_factory):
     return (run, path) + checkpoint._read(path)
 
 
+def write_sealed(path, meta, arrays):
+    """A checkpoint with a right checksum."""
+    stream = io.BytesIO()
+    np.savez(stream, **dict(arrays, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)))
+    payload = stream.getvalue()
+    checkpoint.write_atomically(path, checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
 def refused_or_right(run, path):
     before, others = state(run.net), run.state()
     try:
@@ -575,7 +603,7 @@ JSON = st.sampled_from([None, True, -1, 10 ** 400, 1e999, 0.5, math.nan, '', 'pa
                         [], [[]], {}, {'a': 1}, ['0.weight'], [None]])
 
 
-@tries(60)
+@tries(120)
 @given(data=st.data())
 def test_a_checkpoint_that_says_something_else(written, data):
     # With a right checksum: as another version or another program might have written it.
@@ -597,16 +625,31 @@ def test_a_checkpoint_that_says_something_else(written, data):
                                          array.reshape(-1, 1), np.array(['x'])]))
         if new is not None:
             arrays[name] = new
-    arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)
-    payload = stream.getvalue()
-    path += '.other'
-    checkpoint.write_atomically(path, checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload)
-    refused_or_right(run, path)
+    write_sealed(path + '.other', meta, arrays)
+    refused_or_right(run, path + '.other')
 
 
-@tries(60)
+@pytest.mark.parametrize('place, value', [
+    (['facts'], 'states/0'), (['params'], None), (['params', 0], []), (['kl_weight'], -1), (['kl_weight'], 'x'),
+    (['trainer'], None), (['trainer', 'counts'], []), (['trainer', 'counts', 'params/0.bias'], 0.5),
+    (['trainer', 'optimizer', 'attributes', 'lr'], 'x'), (['trainer', 'optimizer', 'attributes', 'lr'], 10 ** 400),
+    (['trainer', 'states', 'params/0.bias'], None), (['trainer', 'states', 'params/0.bias'], ['states/16']),
+    (['trainer', 'states', 'params/0.bias', 0], 'nothing')])
+def test_checkpoints_that_once_were_half_loaded(written, place, value):
+    run, path, meta, arrays = written
+    meta = parent = copy.deepcopy(meta)
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    write_sealed(path + '.other', meta, arrays)
+    before, others = state(run.net), run.state()
+    with pytest.raises(ValueError, match='run.checkpoint.other'):
+        run.load(path + '.other')
+    same(before, state(run.net))
+    assert run.state() == others
+
+
+@tries(120)
 @given(content=st.binary(max_size=300), whole=st.booleans(), place=st.floats(0, 1))
 def test_a_checkpoint_with_foreign_bytes_in_it(written, content, whole, place):
     run, path = written[:2]

@@ -75,13 +75,19 @@ def train(args):
     print('accuracy in training %.3f, loss %.3f nats' % (metric.get()[1], loss.mean().asscalar()))
 
 
-if __name__ == '__main__':
-    args, start, after = arguments(), time.perf_counter(), []
-    for done, size in train(args):
-        if done >= args.warmup:
+def report(readings, warmup):
+    """Print ``readings``, (steps done, MB), as they come; exits with an error if memory grew after ``warmup`` steps."""
+    start, after = time.perf_counter(), []
+    for done, size in readings:
+        if done >= warmup:
             after.append(size)
         print('%6d steps, %4.0f s: %.1f MB' % (done, time.perf_counter() - start, size), flush=True)
     ratio = max(after) / after[0]
     print('largest after the warm-up / right after it: %.4f' % ratio)
     if ratio > LIMIT:
         sys.exit('long_run.py: error: memory grew by more than %.0f %%' % (100 * (LIMIT - 1)))
+
+
+if __name__ == '__main__':
+    args = arguments()
+    report(train(args), args.warmup)
