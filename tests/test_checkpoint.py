@@ -384,8 +384,11 @@ class Linear(object):
         self.ctx = ctx or [mx.cpu()]
         mx.random.seed(0)
         self.net = nn.HybridSequential()
-        self.net.add(nn.Dense(3, in_units=2, use_bias=use_bias), *layers,
-                     nn.Dense(1, in_units=3, use_bias=use_bias))
+        # Of its own scope, since Trainers sort by names that else count the blocks of the process, 10 before 9: nadam
+        # multiplies one number for all Parameters in that order, and would round otherwise.
+        with self.net.name_scope():
+            self.net.add(nn.Dense(3, in_units=2, use_bias=use_bias), *layers,
+                         nn.Dense(1, in_units=3, use_bias=use_bias))
         self.net.initialize(mx.init.Xavier(), ctx=self.ctx)
         self.trainer = gluon.Trainer(self.net.collect_params(), optimizer, dict(options or {}),
                                      update_on_kvstore=False)
@@ -554,12 +557,7 @@ def test_every_optimizer_of_mxnet(tmp_path, optimizer):
     for each in (run, other):
         mx.random.seed(7)       # SGLD draws
         each.steps(3, 4, 5)
-    if optimizer == 'nadam':    # updates a number that all Parameters share, in the order of their global names
-        for name, values in run.values().items():
-            np.testing.assert_allclose(values, other.values()[name], rtol=1e-5)
-    else:
-        assert same(run.values(), other.values())
-    assert not same(run.values(), make().values())
+    assert same(run.values(), other.values()) and not same(run.values(), make().values())
 
 
 def test_numpy_numbers(tmp_path):
