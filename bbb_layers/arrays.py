@@ -36,8 +36,9 @@ def gluon_kind(value: Any) -> Any:
 
 
 def as_kind_of(original, value):
-    """``value``, a classic array or Symbol, of the kind of ``original``."""
-    return value.as_np_ndarray() if isinstance(original, (numpy.ndarray, symbol.numpy._Symbol)) else value
+    """``value``, a classic array or Symbol, of the kind of ``original``; also nested lists of them."""
+    is_np = isinstance(original, (numpy.ndarray, symbol.numpy._Symbol))
+    return _convert(value, 'as_np_ndarray') if is_np else value
 
 
 def on_classic_arrays(function):

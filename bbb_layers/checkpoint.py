@@ -17,15 +17,14 @@ import numpy as np
 from mxnet import ndarray
 from mxnet.gluon import Block, Trainer
 
+from .arrays import gluon_kind
 from .checks import check_finite, check_not_negative
+from .rho import RhoParameter
 
 try:
     import fcntl
 except ImportError:     # not a POSIX system
     fcntl = None        # type: ignore[assignment]
-
-from .arrays import gluon_kind
-from .rho import RhoParameter
 
 __all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']
 

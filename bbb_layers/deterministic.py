@@ -15,10 +15,10 @@ def to_deterministic(net: Block) -> Block:
     """A plain Gluon network with the posterior means as weights.
 
     A copy in which every Bayesian layer, wherever it stands, is the Gluon layer that it derives from: a ``BayesDense``
-    an ``nn.Dense``. The Parameters mu keep their names; rho and the priors' Parameters are gone. Outputs are those of
-    ``net`` in predict mode; those of transposed convolutions but for rounding, as they run another operator. So
-    ``export``, ``hybridize``, ``summary``, ``save_parameters`` and the rest of MXNet do as ever. ``net`` stays as it
-    is.
+    an ``nn.Dense`` (under ``npx.set_np()``, recurrent layers and cells are of a subclass that takes np arrays). The
+    Parameters mu keep their names; rho and the priors' Parameters are gone. Outputs are those of ``net`` in predict
+    mode; those of transposed convolutions but for rounding, as they run another operator. So ``export``, ``hybridize``,
+    ``summary``, ``save_parameters`` and the rest of MXNet do as ever. ``net`` stays as it is.
 
     Parameters
     ----------

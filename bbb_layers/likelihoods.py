@@ -134,8 +134,7 @@ class HeteroscedasticGaussianNLLLoss(_NLLLoss):
         error = F.reshape_like(label, mean) - mean
         # The error is divided before it is squared, and by a number that float32 can hold: 0 * inf would be NaN.
         scaled = error * F.exp((-0.5 * log_variance).clip(-80, 80))
-        nll = half_square(scaled) + 0.5 * log_variance + HALF_LOG_2PI
-        return nll
+        return half_square(scaled) + 0.5 * log_variance + HALF_LOG_2PI
 
 
 class StudentTNLLLoss(_NLLLoss):
@@ -174,8 +173,7 @@ class StudentTNLLLoss(_NLLLoss):
     def _nll(self, F, pred, label, rho=None):
         error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)
         nll = (self._df + 1) / 2 * F.log1p(half_square(error) * (2 / self._df)) + log_scale
-        nll = nll - student_t_log_normalizer(self._df)
-        return nll
+        return nll - student_t_log_normalizer(self._df)
 
 
 class BernoulliNLLLoss(_NLLLoss):

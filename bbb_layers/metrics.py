@@ -322,14 +322,19 @@ class OutOfDistributionAUROC(_EpochMetric):
 
 
 class _LossMetric(_EpochMetric):
-    """A mean over the examples of what a BBBLoss computed; ``_of_call`` gives its sum over those of one call."""
+    """A mean over the examples of what a BBBLoss computed; ``_of_call`` gives its sum over those of one call.
 
-    def __init__(self, loss, name, output_names, label_names):
+    Its name is by default that of the class, in lower case.
+    """
+
+    def __init__(self, loss: BBBLoss, name: Optional[str] = None, output_names: _Names = None,
+                 label_names: _Names = None):
         if not isinstance(loss, BBBLoss):
             raise TypeError('loss must be a BBBLoss (saw: %r)' % (loss,))
         self._loss = loss
         self._seen: Dict[Context, tuple] = {}
-        super(_LossMetric, self).__init__(name, output_names, label_names)
+        super(_LossMetric, self).__init__(type(self).__name__.lower() if name is None else name, output_names,
+                                          label_names)
 
     def update(self, labels: Union[Array, Sequence[Array], None], preds: Union[Array, Sequence[Array]]) -> None:
         """Add the examples of the loss's last call on each context of ``preds``.
@@ -386,9 +391,6 @@ class NLL(_LossMetric):
         If ``loss`` is no BBBLoss.
     """
 
-    def __init__(self, loss: BBBLoss, name: str = 'nll', output_names: _Names = None, label_names: _Names = None):
-        super(NLL, self).__init__(loss, name, output_names, label_names)
-
     def _of_call(self, nll, kl):
         return nll.sum()
 
@@ -412,9 +414,6 @@ class KL(_LossMetric):
     TypeError
         If ``loss`` is no BBBLoss.
     """
-
-    def __init__(self, loss: BBBLoss, name: str = 'kl', output_names: _Names = None, label_names: _Names = None):
-        super(KL, self).__init__(loss, name, output_names, label_names)
 
     def _of_call(self, nll, kl):
         return kl * nll.size
@@ -446,9 +445,6 @@ class ELBO(_LossMetric):
     ----------
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1.
     """
-
-    def __init__(self, loss: BBBLoss, name: str = 'elbo', output_names: _Names = None, label_names: _Names = None):
-        super(ELBO, self).__init__(loss, name, output_names, label_names)
 
     def _of_call(self, nll, kl):
         return -nll.sum() - nll.size * kl / self._loss.num_train

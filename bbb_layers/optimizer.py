@@ -54,7 +54,7 @@ class _Group(object):
         self.fused = settling + [place for place, can in enumerate(fusable) if can and len(weights[place].shape) <= 1]
         self.rest = [place for place, can in enumerate(fusable) if not can]
         self._inputs = classic([array for place in self.fused
-                        for array in (weights[place], weights[place], grads[place]) + states[place]])
+                                for array in (weights[place], weights[place], grads[place]) + states[place]])
         self._settled = classic([weights[place] for place in settling])
         self._shaped_like_them = classic([states[place][0] for place in settling])
 

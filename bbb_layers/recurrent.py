@@ -7,8 +7,9 @@ Bayesian Recurrent Neural Networks, 2017, section 3.
 """
 import numpy as np
 from mxnet.gluon import rnn
+from mxnet.util import is_np_array
 
-from . import collect
+from . import collect, np_recurrent
 from .block import BayesBlock
 
 __all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell']
@@ -22,7 +23,17 @@ class _WithoutRho(object):
         self._reg_params = {name: layer._reg_params[name] for name in layer._rhos}
 
 
-class _BayesRNNLayer(BayesBlock):
+class _BayesRecurrent(BayesBlock):
+    """Mixin for all of them. Where it can, the plain layer is Gluon's own class."""
+
+    @classmethod
+    def _plain_class(cls):
+        plain = super()._plain_class()
+        own = plain.__module__ == np_recurrent.__name__
+        return getattr(rnn, plain.__name__) if own and not is_np_array() else plain
+
+
+class _BayesRNNLayer(_BayesRecurrent):
     """Mixin for the fused recurrent layers."""
 
     _not_in_float16 = 'RNN'
@@ -43,19 +54,19 @@ class _BayesRNNLayer(BayesBlock):
                 for ending in endings if attributes[mu] + ending in self._reg_params}
 
 
-class BayesRNN(_BayesRNNLayer, rnn.RNN):
+class BayesRNN(_BayesRNNLayer, np_recurrent.RNN):
     """Elman RNN with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.RNN``."""
 
 
-class BayesLSTM(_BayesRNNLayer, rnn.LSTM):
+class BayesLSTM(_BayesRNNLayer, np_recurrent.LSTM):
     """LSTM with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.LSTM``."""
 
 
-class BayesGRU(_BayesRNNLayer, rnn.GRU):
+class BayesGRU(_BayesRNNLayer, np_recurrent.GRU):
     """GRU with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.GRU``."""
 
 
-class _BayesCell(BayesBlock):
+class _BayesCell(_BayesRecurrent):
     """Mixin for cells: an unrolled sequence has one draw. So has a cell that is called step by step, if this is done
     inside a block which has a :class:`~bbb_layers.BBBLoss`; otherwise each step is a forward of its own."""
 
@@ -66,13 +77,13 @@ class _BayesCell(BayesBlock):
             return super().unroll(length, inputs, *args, **kwargs)
 
 
-class BayesRNNCell(_BayesCell, rnn.RNNCell):
+class BayesRNNCell(_BayesCell, np_recurrent.RNNCell):
     """Elman RNN cell with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.RNNCell``."""
 
 
-class BayesLSTMCell(_BayesCell, rnn.LSTMCell):
+class BayesLSTMCell(_BayesCell, np_recurrent.LSTMCell):
     """LSTM cell with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.LSTMCell``."""
 
 
-class BayesGRUCell(_BayesCell, rnn.GRUCell):
+class BayesGRUCell(_BayesCell, np_recurrent.GRUCell):
     """GRU cell with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.GRUCell``."""

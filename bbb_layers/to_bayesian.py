@@ -6,7 +6,7 @@ import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block, nn, rnn
 
-from . import collect, layers, posterior, recurrent
+from . import collect, layers, np_recurrent, posterior, recurrent
 from .arrays import set_value, value_of
 from .checks import check_positive, is_one_of
 from .priors import Prior, check_prior
@@ -18,7 +18,7 @@ __all__ = ['to_bayesian']
 BAYESIAN = {getattr(module, name): getattr(ours, 'Bayes' + name) for module, ours, names in (
     (nn, layers, ('Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose',
                   'Embedding')),
-    (rnn, recurrent, ('RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell'))) for name in names}
+    (rnn, recurrent, np_recurrent.__all__), (np_recurrent, recurrent, np_recurrent.__all__)) for name in names}
 
 
 def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[Prior] = None, sigma: float = 0.05,

@@ -7,14 +7,15 @@ import pytest
 
 import bbb_layers
 import mxnet as mx
-from bbb_layers import (BayesConv1D, BayesConv2D, BayesConv2DTranspose, BayesConv3D, BayesDense, BayesEmbedding,
-                        BayesGRU, BayesLSTM, BayesLSTMCell, BayesRNN, BBBLoss, BernoulliNLLLoss, GaussianNLLLoss,
+from bbb_layers import (BayesBlock, BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
+                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BayesGRU, BayesGRUCell, BayesLSTM,
+                        BayesLSTMCell, BayesRNN, BayesRNNCell, BBBLoss, BernoulliNLLLoss, GaussianNLLLoss,
                         GaussianPrior, HeteroscedasticGaussianNLLLoss, LaplacePrior, MixturePrior, MonteCarlo,
                         PoissonNLLLoss, Prior, ScaleMixturePrior, SparseDense, StudentTNLLLoss, StudentTPrior,
                         checkpoint, draw, kl_divergence, metrics, posterior_as_prior, predict, prune, set_prior,
                         signal_to_noise, to_bayesian, to_deterministic, to_sparse, uncertainty)
 from mxnet import autograd, gluon, nd, npx
-from mxnet.gluon import nn, rnn
+from mxnet.gluon import nn
 
 MODES = {'eager': None, 'hybridized': {}, 'static': {'static_alloc': True, 'static_shape': True}}
 
@@ -113,7 +114,9 @@ LAYERS = {
     'conv1d': (lambda **kw: BayesConv1D(3, 2, **kw), (4, 2, 5), True),
     'conv2d': (lambda **kw: BayesConv2D(2, 3, padding=1, activation='relu', **kw), (4, 2, 5, 5), True),
     'conv3d': (lambda **kw: BayesConv3D(2, 2, **kw), (4, 1, 3, 3, 3), True),
+    'transposed 1d': (lambda **kw: BayesConv1DTranspose(2, 3, strides=2, **kw), (4, 2, 3), True),
     'transposed': (lambda **kw: BayesConv2DTranspose(2, 3, strides=2, **kw), (4, 2, 3, 3), True),
+    'transposed 3d': (lambda **kw: BayesConv3DTranspose(2, 2, **kw), (4, 1, 2, 2, 2), True),
     'embedding': (lambda **kw: BayesEmbedding(5, 3, **kw), (4, 2), False),
     'rnn': (lambda **kw: BayesRNN(3, layout='NTC', **kw), (4, 2, 5), False),
     'lstm': (lambda **kw: BayesLSTM(3, layout='NTC', bidirectional=True, **kw), (4, 2, 5), False),
@@ -126,8 +129,6 @@ CASES = [(name, estimator) for name, (_, _, linear) in LAYERS.items()
 @pytest.mark.parametrize('name, estimator', CASES)
 def test_layers_train_as_with_classic_arrays(name, estimator, mode):
     make, shape, linear = LAYERS[name]
-    if name in ('rnn', 'lstm', 'gru') and mode != 'eager':
-        pytest.skip('inside a hybridized block Gluon itself cannot infer the shape of states under set_np()')
     data = np.arange(8).reshape(4, 2).astype('float32') % 5 if name == 'embedding' else normal(*shape)
     more = {'estimator': estimator} if linear else {}
     check_equal(lambda array: train(array, sequential(make(**more), nn.Dense(4), BayesDense(3, prior=GaussianPrior())),
@@ -149,20 +150,101 @@ def test_recurrent_layers_alone_hybridized(name):
     check_equal(run)
 
 
-def test_what_gluon_cannot_do_fails_as_gluons_own():
+class _Recurrent(nn.HybridSequential):
+    """Cells and a BayesDense; ``run(self, x, *inputs)`` gives the outputs of a sequence and the states after it."""
+
+    def __init__(self, run, *layers):
+        super().__init__()
+        self.run = run
+        self.add(*layers)
+
+    def hybrid_forward(self, F, x, *inputs):
+        outputs, states = self.run(self, x, *inputs)
+        return self[-1](outputs[-1] if isinstance(outputs, list) else outputs) + states[0]
+
+
+def _two_cells(net, x):
+    outputs, _ = net[0].unroll(2, x)
+    return net[1].unroll(2, outputs, merge_outputs=True)
+
+
+def _step_by_step(net, x, *states):
+    _, states = net[0](x, list(states))
+    return net[0](x, states)
+
+
+CELLS = {'rnn': BayesRNNCell, 'lstm': BayesLSTMCell, 'gru': BayesGRUCell}
+WAYS = {
+    'unroll': (_two_cells, (4, 2, 5), 2),
+    'TNC': (lambda net, x: net[0].unroll(2, x, layout='TNC'), (2, 4, 5), 1),
+    'merged': (lambda net, x: net[0].unroll(2, x, merge_outputs=True), (4, 2, 5), 1),
+    'lengths': (lambda net, x, lengths: net[0].unroll(2, x, valid_length=lengths, merge_outputs=True), (4, 2, 5), 1),
+    'states': (lambda net, x, *states: net[0].unroll(2, x, list(states), merge_outputs=True), (4, 2, 5), 1),
+    'steps': (_step_by_step, (4, 5), 1)}
+
+
+@pytest.mark.parametrize('mode', list(MODES))
+@pytest.mark.parametrize('way', list(WAYS))
+@pytest.mark.parametrize('name', list(CELLS))
+def test_cells_train_as_with_classic_arrays(name, way, mode):
+    """In each way that there is to run one. Gluon's own do not take np arrays."""
+    way_to_run, shape, num_cells = WAYS[way]
+    states = [normal(4, 3)] * (2 if name == 'lstm' else 1)
+    more = {'lengths': [np.array([2, 1, 2, 1], 'float32')], 'states': states, 'steps': states}.get(way, [])
+
+    def run(array):
+        cells = [CELLS[name](3) for _ in range(num_cells)]
+        net = _Recurrent(way_to_run, *cells, BayesDense(3))
+        return train(array, net, [normal(*shape)] + more, CLASSES, MODES[mode])
+    check_equal(run)
+
+
+@pytest.mark.parametrize('mode', list(MODES))
+def test_gluons_stack_of_cells(mode):
+    def run(array):
+        stack = gluon.rnn.HybridSequentialRNNCell()
+        stack.add(BayesLSTMCell(3))
+        stack.add(BayesGRUCell(3))
+        net = _Recurrent(WAYS['merged'][0], stack, BayesDense(3))
+        return train(array, net, [normal(4, 2, 5)], CLASSES, MODES[mode])
+
+    if mode == 'eager':
+        check_equal(run)
+    else:       # Gluon's own states have a batch size of 0, for any to be inferred
+        with world('np') as array, pytest.raises(ValueError, match=r'expected \[4,12\], got \[0,12\]'):
+            run(array)
+
+
+def test_gluons_bidirectional_cell_fails_as_with_its_own_cells():
     with world('np') as array:
-        data = array(normal(4, 2, 5))
-        for cls in (rnn.LSTM, BayesLSTM):
-            net = sequential(cls(3, layout='NTC'), nn.Dense(2))
-            net.initialize()
-            net.hybridize()
-            with pytest.raises(ValueError, match='Shape inconsistent'):
-                net(data)
-        for cls in (rnn.LSTMCell, BayesLSTMCell):
-            cell = cls(3)
+        for cls in (gluon.rnn.LSTMCell, BayesLSTMCell):
+            cell = gluon.rnn.BidirectionalCell(cls(3), cls(3))
             cell.initialize()
             with pytest.raises(TypeError, match='legacy'):
-                cell.unroll(2, data)
+                cell.unroll(2, array(normal(4, 2, 5)))
+
+
+@pytest.mark.parametrize('make', [lambda: BayesLSTM(3, layout='NTC'), lambda: BayesLSTMCell(3)], ids=['layer', 'cell'])
+def test_plain_copies_of_recurrent_layers(make):
+    """They run hybridized too, and can be made Bayesian again; with classic arrays they are of Gluon's own class."""
+    for name in ('np', 'classic'):
+        with world(name) as array:
+            layer = make()
+            own = type(layer).__name__.replace('Bayes', '')
+            run = (lambda net, x: (net[0](x), [0])) if own == 'LSTM' else WAYS['merged'][0]
+            net = _Recurrent(run, layer, nn.Dense(3))
+            net.initialize()
+            net.hybridize()
+            data = array(normal(4, 2, 5))
+            expected = net(data).asnumpy()
+            plain = to_deterministic(net)
+            assert (type(plain[0]) is getattr(gluon.rnn, own)) == (name == 'classic')
+            assert isinstance(plain[0], getattr(gluon.rnn, own)) and type(plain[0]).__name__ == own
+            np.testing.assert_array_equal(plain(data).asnumpy(), expected)
+            assert draw(net)(data).shape == (4, 3) and predict(net, data, 2).shape == (2, 4, 3)
+            again = to_bayesian(plain)
+            assert type(again[0]) is type(layer)
+            np.testing.assert_array_equal(again(data).asnumpy(), expected)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])
@@ -348,9 +430,7 @@ def test_estimator():
         assert estimator.train_metrics[0].get()[1] < 0.3
 
 
-def test_public_classes_are_covered():
-    """Every layer that is public is in a test above, or fails as Gluon's own does."""
-    layers = {name for name in bbb_layers.__all__ if name.startswith('Bayes') and name != 'BayesBlock'}
-    assert {'Bayes' + name for name in (
-        'Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose', 'Embedding',
-        'RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell')} == layers
+def test_public_layers_are_covered():
+    """Every layer that is public is in a test above."""
+    layers = {getattr(bbb_layers, name) for name in bbb_layers.__all__ if name.startswith('Bayes')} - {BayesBlock}
+    assert {type(make()) for make, _, _ in LAYERS.values()} | set(CELLS.values()) == layers

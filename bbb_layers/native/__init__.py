@@ -9,13 +9,12 @@ import ctypes
 import logging
 import os
 import threading
-from types import ModuleType
-from typing import Any, Callable, Iterable, Optional
+from typing import Iterable, Optional
 
 import numpy as np
 from mxnet.base import _LIB, OpHandle, c_str, check_call
 
-from .. import operators
+from ..operators import operator
 from .build import BuildError, library
 
 __all__ = ['available', 'operator', 'floats', 'instruction_set']
@@ -73,22 +72,6 @@ def available() -> bool:
                     _LOGGER.info('native operators are in use: %s, %s', _State.path, instruction_set())
                     _State.available = True
     return _State.available
-
-
-def operator(F: ModuleType, name: str) -> Callable[..., Any]:
-    """The native operator ``name`` as a function on NDArrays or on Symbols.
-
-    Parameters
-    ----------
-    F : mxnet.ndarray or mxnet.symbol
-    name : str
-
-    Raises
-    ------
-    MXNetError
-        If it does not exist, as when :func:`available` is False.
-    """
-    return operators.operator(F, name)
 
 
 def floats(numbers: Iterable[float]) -> str:
