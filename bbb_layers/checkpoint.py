@@ -18,7 +18,7 @@ from mxnet import ndarray
 from mxnet.gluon import Block, Trainer
 
 from .arrays import gluon_kind
-from .checks import check_finite, check_not_negative
+from .checks import check_finite, check_not_negative, is_one_of
 from .rho import RhoParameter
 
 try:
@@ -137,8 +137,8 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     net : Block
         Initialized, all shapes known.
     trainer : gluon.Trainer, optional
-        Its states, counts of updates, and the attributes of its optimizer and ``lr_scheduler`` that are numbers,
-        flags, words, None, or lists of them.
+        Its states, counts of updates, the attributes of its optimizer and ``lr_scheduler`` that are numbers, flags,
+        words, None, or lists of them, and ``lr_mult``, ``wd_mult`` and ``grad_req`` of its Parameters.
     loss : Block, optional
         A loss that has Parameters of its own, or a ``kl_weight``.
     **facts
@@ -183,12 +183,13 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     Nothing is changed unless the whole file is right and fits.
 
     What training changes is restored: Parameters, states, counts, the learning rate (``set_learning_rate`` changes it)
-    or the schedule's progress, ``kl_weight``. What stays as it was given to a constructor is compared, and raises
-    ValueError if it is another: kind of optimizer and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``,
-    ``multi_precision``, a schedule's ``step``, ``max_update`` and first ``base_lr``, ...; the loss's ``num_train``;
-    with a Trainer or a loss also the priors, by their ``repr``. To go on otherwise, make the Trainer as it was made,
-    load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all
-    this was saved are compared by what they have.
+    or the schedule's progress, ``lr_mult``, ``wd_mult`` and ``grad_req`` of the Trainer's Parameters, ``kl_weight``.
+    What stays as it was given to a constructor is compared, and raises ValueError if it is another: kind of optimizer
+    and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``, ``multi_precision``, a schedule's ``step``,
+    ``max_update`` and first ``base_lr``, ...; the loss's ``num_train``; with a Trainer or a loss also the priors, by
+    their ``repr``. To go on otherwise, make the Trainer as it was made, load, and then change it, such as by
+    ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all this was saved are compared by what
+    they have.
 
     Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
     the others restored.
@@ -412,6 +413,8 @@ def _updaters(trainer):
     return trainer._updaters
 
 
+#: Attributes of a Parameter that say how it is updated.
+_PER_PARAMETER = ('lr_mult', 'wd_mult', 'grad_req')
 #: Attributes that tell how an update is computed, not what it is.
 _MEANS = ('aggregate_num', 'allow_np_array')
 #: What a constructor takes that training changes: the Trainer scales gradients, MXNet's schedules count down base_lr.
@@ -488,6 +491,8 @@ def _pack_trainer(trainer, names, arrays):
         return None
 
     return {'optimizer': _pack_made(optimizer), 'schedule': _pack_made(optimizer.lr_scheduler),
+            'params': {name: {attribute: _plain(attribute, getattr(param, attribute)) for attribute in _PER_PARAMETER}
+                       for name, param in zip(names, trainer._params)},
             'counts': {names[index]: int(count) for index, count in optimizer._index_update_count.items()},
             'states': {names[index]: pack(state) for index, state in updaters[0].states.items()}}
 
@@ -524,16 +529,28 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
         if not isinstance(count, int) or count < 0:
             raise ValueError('%s: the count of %s must be a whole number of at least 0 (saw: %r)' % (path, name, count))
     places = {name: index for index, name in enumerate(names)}
-    missing = sorted(set(meta['states']).union(meta['counts']) - set(places))
+    per_parameter = meta.get('params', {})      # files of an earlier version do not have it
+    missing = sorted(set(meta['states']).union(meta['counts'], per_parameter) - set(places))
     if missing:
         raise ValueError('%s: trainer must have the Parameters that it had (saw: none for %s)' % (
             path, ', '.join(missing)))
     states = [{places[name]: unpack_all(name, state) for name, state in meta['states'].items()} for _ in updaters]
+    for name, saved in per_parameter.items():
+        for attribute in ('lr_mult', 'wd_mult'):
+            check_finite('%s: %s of %s' % (path, attribute, name), saved[attribute])
+        if not is_one_of(saved['grad_req'], ('write', 'add', 'null')):
+            raise ValueError("%s: grad_req of %s must be 'write', 'add' or 'null' (saw: %r)" % (
+                path, name, saved['grad_req']))
 
     def change():
         for thing, changed in made:
             if changed:
                 vars(thing).update(changed)
+        for name, saved in per_parameter.items():
+            param = trainer._params[places[name]]
+            for attribute in _PER_PARAMETER:
+                if getattr(param, attribute) != saved[attribute]:
+                    setattr(param, attribute, saved[attribute])
         for context in trainer._contexts:
             counts = optimizer._all_index_update_counts.setdefault(context.device_id, {})
             counts.clear()

@@ -590,6 +590,47 @@ def test_facts_in_themselves(tmp_path):
         Linear().save(str(tmp_path / 'run.checkpoint'), epochs=facts)
 
 
+def rewrite(path, meta, arrays, magic=checkpoint._MAGIC):
+    stream = io.BytesIO()
+    np.savez(stream, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
+    payload = stream.getvalue()
+    write_atomically(path, magic + hashlib.sha256(payload).digest() + payload)
+
+
+def test_how_each_parameter_is_updated(tmp_path):
+    def make(changed):
+        run = Linear('sgd', {'momentum': 0.9, 'wd': 0.1})
+        if changed:
+            first, second = run.net
+            first.weight.lr_mult, first.bias.wd_mult = 0.1, 0.5
+            second.weight.grad_req, second.bias.grad_req = 'null', 'add'
+        return run
+    path = str(tmp_path / 'run.checkpoint')
+    run, other = make(True).steps(0, 1), make(False)
+    run.save(path)
+    other.load(path)
+    assert other.net[0].weight.lr_mult == 0.1 and other.net[1].weight.grad_req == 'null'
+    for each in (run, other):       # the sum of gradients is nothing that is kept
+        each.net[1].bias.zero_grad()
+    assert same(run.steps(2, 3).values(), other.steps(2, 3).values())
+    assert not same(run.values(), make(False).steps(0, 1, 2, 3).values())
+
+
+@pytest.mark.parametrize('attribute, value, message', [
+    ('lr_mult', float('nan'), 'lr_mult of params/0.weight must be finite'),
+    ('wd_mult', float('inf'), 'wd_mult of params/0.weight must be finite'),
+    ('wd_mult', 'much', 'must hold what save_checkpoint writes'),
+    ('grad_req', 'now', "grad_req of params/0.weight must be 'write', 'add' or 'null'"),
+    ('grad_req', ['write'], "grad_req of params/0.weight must be 'write', 'add' or 'null'")])
+def test_no_parameter_can_be_updated_like_this(tmp_path, attribute, value, message):
+    path, run = str(tmp_path / 'run.checkpoint'), Linear()
+    run.save(path)
+    meta, arrays = checkpoint._read(path)
+    meta['trainer']['params']['params/0.weight'][attribute] = value
+    rewrite(path, meta, arrays)
+    refused(run, path, message)
+
+
 def as_the_first_format(path):
     """Rewrite a checkpoint as it was written before settings were compared."""
     meta, arrays = checkpoint._read(path)
@@ -603,10 +644,8 @@ def as_the_first_format(path):
     trainer.update(numbers=dict(numbers(trainer['optimizer']), aggregate_num=4),
                    optimizer=trainer['optimizer']['kind'].split('.')[-1],
                    schedule=trainer['schedule'] and numbers(trainer['schedule']))
-    stream = io.BytesIO()
-    np.savez(stream, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
-    payload = stream.getvalue()
-    write_atomically(path, checkpoint._MAGIC_1 + hashlib.sha256(payload).digest() + payload)
+    trainer.pop('params')
+    rewrite(path, meta, arrays, checkpoint._MAGIC_1)
 
 
 @pytest.mark.parametrize('options', [{'momentum': 0.9}, lambda: schedule('Factor', 2, 0.5)], ids=['plain', 'schedule'])
