@@ -256,3 +256,31 @@ def test_killed_and_continued_it_is_the_run_that_was_not(tmp_path):
     losses = [load_checkpoint(str(tmp_path / name / 'mnist.checkpoint'), train_mnist.build(8, [mx.cpu()]))['losses']
               for name in ('whole', 'parts')]
     assert losses[0][:12] == losses[1][:12] and losses[0][-1] < losses[0][0]
+
+
+@distributed
+def test_async_workers_train_and_go_on(tmp_path):
+    """Servers make the updates, at each gradient that comes: no two runs are equal, but all learn."""
+    flags = ['--kvstore', 'dist_async', '--output', tmp_path / 'out', '--num-train', 1000, '--units', 16, '--lr', 0.01]
+    for epochs, first in (3, 0), (4, 3):
+        with started('--epochs', epochs, *flags) as process:
+            assert process.wait(timeout=240) == 0
+        assert re.search(r'^2 workers, 1 contexts each, dist_async, from epoch %d$' % first, process.log.read_text(),
+                         re.MULTILINE)
+    facts = load_checkpoint(str(tmp_path / 'out' / 'mnist.checkpoint'), train_mnist.build(16, [mx.cpu()]))
+    assert facts['epoch'] == len(facts['losses']) == len(facts['accuracies']) == 4
+    assert facts['losses'][-1] < facts['losses'][0] and facts['accuracies'][-1] > 0.3     # 0.1 by chance
+
+
+@distributed
+def test_comparison(tmp_path):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run([sys.executable, str(FOLDER / 'compare.py'), '--quick', '--output', str(tmp_path)], env=env,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=500)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0 and (tmp_path / 'distributed.png').read_bytes().startswith(b'\x89PNG\r\n')
+    table = re.findall(r'^(\d (?:workers?|process, \d contexts)) +(\d+\.\d+) ', done.stdout, re.MULTILINE)
+    assert [name for name, _ in table] == ['1 worker', '2 workers', '1 process, 2 contexts']
+    losses = {name: float(loss) for name, loss in table}
+    # The KL divergence, by far the most of it, counts once however many share the data.
+    np.testing.assert_allclose(list(losses.values()), losses['1 worker'], rtol=0.05)

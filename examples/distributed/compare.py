@@ -61,7 +61,7 @@ def main():
     args = parser(__doc__, 'distributed').parse_args()
     seeds, results = 1 if args.quick else 3, {}
     print('%-22s  last loss of rank 0  test NLL  accuracy, mean and standard deviation of %d' % ('', seeds))
-    for name, (workers, contexts, _, _) in RUNS.items():
+    for name, (workers, contexts, _, _) in list(RUNS.items())[:3 if args.quick else None]:
         results[name] = []
         for seed in range(args.seed, args.seed + seeds):
             with tempfile.TemporaryDirectory() as folder:
