@@ -119,11 +119,11 @@ def run_rows(results):
 
 def text(results, pictures):
     parts = ['# MNIST as in Blundell et al. 2015, section 5.1',
-             'Written by `examples/reproduce/mnist.py` from the files in `results/`. Test errors in %%, paper: its '
-             'tables 1 and 2 as they are commonly quoted, not checked against the paper itself; its runs had 600 '
-             'epochs, here those of %s, in batches of %d and with a learning rate that falls to 0 along '
-             'a cosine. In bold what the held-out digits favour, posterior mean or the mean of 32 '
-             'draws; several seeds: their mean, and each. A dash: not run yet.' % (
+             'Written by `python examples/reproduce/mnist.py --data FOLDER` from the files in `results/`, one for each '
+             'of its runs. Test errors in %%, paper: its tables 1 and 2 as they are commonly quoted, not checked '
+             'against the paper itself; its runs had 600 epochs, here those of %s, in batches of %d and with a '
+             'learning rate that falls to 0 along a cosine. In bold what the held-out digits favour, posterior mean or '
+             'the mean of 32 draws; several seeds: their mean, and each. A dash: not run yet, or without draws.' % (
                  ', '.join('%d units have %d' % pair for pair in runs.FINAL_EPOCHS.items()), runs.BATCH),
              '## Test error', table(['method'] + [cell for units in runs.UNITS
                                                   for cell in ('%d units' % units, 'paper')], error_rows(results)),
