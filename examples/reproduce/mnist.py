@@ -156,10 +156,9 @@ def end_with_parent():
 
 def do_one(args, arrays, checksum):
     """The part of one process: the run named by --run."""
+    import train        # bbb_layers comes before mxnet
     import numpy as np
     from mxnet import nd
-
-    import train
     every = runs.selection_runs() + runs.final_runs(chosen(results_of(args.results, checksum)))
     run = next(run for run in every if run.name == args.run)
     images, labels, test_images, test_labels = arrays
