@@ -2,9 +2,8 @@
 """Whether losses stay finite, and which layer it is if they do not, without waiting for the losses.
 
 MXNet runs behind Python: to read a number at each step would make every step wait. So the KL terms of each step are
-copied, a few numbers in one array, and only every ``EVERY`` steps those of ``LAG`` steps ago, which are done by then,
-are read. What is not finite stays so, since then neither are its gradients; when it is found, the copies tell in which
-step, and with which Parameter, it began.
+copied, a few numbers in one array, and only every ``EVERY`` steps they are read, as far as they are ``LAG`` steps old,
+and so done by then. If one is not finite, the copies tell in which step, and with which Parameter, it began.
 """
 import collections
 import warnings
@@ -38,8 +37,11 @@ class _Call(object):
         with autograd.pause():
             self.groups = [_copy(group) for group in _groups(terms)]
 
+    def arrays(self):
+        return [copy for _, copy in self.groups] + [self.nll]
+
     def is_finite(self):
-        return all(np.isfinite(array.asnumpy()).all() for array in [copy for _, copy in self.groups] + [self.nll])
+        return all(np.isfinite(array.asnumpy()).all() for array in self.arrays())
 
     def kl(self):
         """rho -> KL term."""
@@ -75,6 +77,7 @@ class Watch(object):
     def __init__(self):
         self._calls = collections.deque(maxlen=EVERY + LAG)
         self._count = 0
+        self._seen = 0          # the last call that was looked at
         self._told = None       # what was said about the calls that are not finite
 
     def begin(self, terms):
@@ -87,15 +90,19 @@ class Watch(object):
         self._count += 1
         self._calls.append(call)
         if self._count % EVERY == 0:
-            self._look(net, self._calls[-1 - LAG])
+            self._look(net, self._count - LAG)
 
     def look(self, net):
         """Wait for all calls, and warn if one was not finite."""
-        if self._calls:
-            self._look(net, self._calls[-1])
+        self._look(net, self._count)
 
-    def _look(self, net, call):
-        if call.is_finite():
+    def _look(self, net, last):
+        """Look at the calls up to number ``last`` that nobody has looked at."""
+        calls = [call for call in self._calls if self._seen < call.number <= last]
+        self._seen = last
+        if not calls:
+            return
+        if _all_finite(calls):
             self._told = None
         elif self._told is None:
             self._told = self._explain(net)
@@ -103,8 +110,9 @@ class Watch(object):
             warnings.warn(self._told, RuntimeWarning, stacklevel=5)
 
     def check(self, net):
-        """FloatingPointError if the last call was not finite, or a Parameter is not."""
-        if (self._calls and not self._calls[-1].is_finite()) or any(map(_count_not_finite, _names(net))):
+        """FloatingPointError if the last call on a context was not finite, or a Parameter is not."""
+        latest = {call.nll.context: call for call in self._calls}
+        if not _all_finite(latest.values()) or any(map(_count_not_finite, _names(net))):
             raise FloatingPointError(self._told or self._explain(net))
 
     def _explain(self, net):
@@ -116,7 +124,7 @@ class Watch(object):
             wrong = [rho for rho in kl if not np.isfinite(kl[rho])]
             what = ['NLL'] * (not np.isfinite(calls[first].nll.asnumpy()).all())
             what += ['KL divergence of %s (%s)' % (names[rho.mu], kl[rho]) for rho in wrong]
-            parts.append('not finite since call %d of the loss in train mode: %s' % (
+            parts.append('first not finite in call %d of the loss in train mode: %s' % (
                 calls[first].number, _listed(what)))
             # Where it is all of them at once, the call before tells more.
             last = calls[first - 1].kl() if first and len(wrong) == len(kl) else kl
@@ -148,8 +156,17 @@ def _listed(texts):
 
 
 def _count_not_finite(param):
-    """The number of values that are not finite, on the Parameter's first context."""
-    values = param.data(param.list_ctx()[0])
-    if values.stype != 'default':
+    """The number of values that are not finite, on the context that has most of them."""
+    if param._stype != 'default':
         return 0
-    return int((1 - ndarray.contrib.isfinite(values.as_nd_ndarray())).sum().asscalar())
+    return max(int((1 - ndarray.contrib.isfinite(values.as_nd_ndarray())).sum().asscalar())
+               for values in param.list_data())
+
+
+def _all_finite(calls):
+    """Whether all of many calls are finite, at the price of about one."""
+    kinds = {}
+    for call in calls:
+        for array in call.arrays():
+            kinds.setdefault((array.dtype, array.context), []).append(array.as_nd_ndarray())
+    return all(np.isfinite(ndarray.concat(*arrays, dim=0).asnumpy()).all() for arrays in kinds.values())

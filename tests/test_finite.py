@@ -12,7 +12,7 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, finite
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, PoissonNLLLoss, finite
 
 
 class Run(object):
@@ -27,7 +27,8 @@ class Run(object):
         self.loss = BBBLoss(self.net, 100)
         self.trainer = gluon.Trainer(self.net.collect_params(), optimizer, {'learning_rate': learning_rate or 0.})
         self.frozen = learning_rate is None
-        self.x, self.label = nd.random.normal(shape=(6, 4), ctx=self.ctx), nd.array([0, 1, 2] * 2, ctx=self.ctx)
+        first = self.ctx[0] if isinstance(self.ctx, list) else self.ctx
+        self.x, self.label = nd.random.normal(shape=(6, 4), ctx=first), nd.array([0, 1, 2] * 2, ctx=first)
 
     def step(self, steps=1):
         for _ in range(steps):
@@ -41,13 +42,13 @@ class Run(object):
 @pytest.mark.parametrize('optimizer, learning_rate', [('sgd', 1e3), ('fusedadam', 1e20)])
 def test_a_learning_rate_that_is_too_high(mode, optimizer, learning_rate):
     run = Run(mode, optimizer, learning_rate)
-    with pytest.warns(RuntimeWarning, match=r'net: not finite since call \d+ of the loss in train mode: .*'
+    with pytest.warns(RuntimeWarning, match=r'net: first not finite in call \d+ of the loss in train mode: .*'
                                             r'layer net_(first|last) \(weight\)') as caught:
         run.step(2 * finite.EVERY)
     assert len(caught) == 1
     first = int(re.search(r'call (\d+)', str(caught[0].message)).group(1))
     assert caught[0].filename == __file__
-    with pytest.raises(FloatingPointError, match='since call %d of' % first):
+    with pytest.raises(FloatingPointError, match='in call %d of' % first):
         run.loss.check_finite()
     # What it was in truth, step by step.
     again, losses = Run(mode, optimizer, learning_rate), []
@@ -66,7 +67,7 @@ def test_the_one_layer_is_named_and_the_step(mode, name):
     with pytest.warns(RuntimeWarning) as caught:
         run.step(2 * finite.EVERY)
     message = str(caught[0].message)
-    assert 'not finite since call 4 of the loss' in message
+    assert 'first not finite in call 4 of the loss' in message
     attribute = name.replace('_rho', '')
     assert re.search(r'KL divergence of layer net_last \(%s\) \((nan|inf)\)' % attribute, message)
     assert 'KL divergence of layer net_first' not in message
@@ -78,7 +79,7 @@ def test_an_infinite_mean_is_named(mode):
     run = Run(mode, learning_rate=None)
     run.net[2].weight.set_data(nd.full((3, 8), np.inf))
     # Far out the default prior's density is constant, so that its KL divergence stays finite.
-    with pytest.warns(RuntimeWarning, match=r'since call 1 .*: NLL; .*not finite now: layer net_last \(weight\) \(24'):
+    with pytest.warns(RuntimeWarning, match=r'in call 1 .*: NLL; .*not finite now: layer net_last \(weight\) \(24'):
         run.step(2 * finite.EVERY)
 
 
@@ -92,14 +93,14 @@ def test_a_parameter_without_posterior_is_named(mode):
 def test_data_that_are_not_finite(mode):
     run = Run(mode, learning_rate=None)
     run.x[0, 0] = np.inf
-    with pytest.warns(RuntimeWarning, match='since call 1 of the loss in train mode: NLL; .*data that are not finite'):
+    with pytest.warns(RuntimeWarning, match='in call 1 of the loss in train mode: NLL; .*data that are not finite'):
         run.step(finite.EVERY)
 
 
 def test_before_the_first_validation(mode):
     run = Run(mode, learning_rate=1e3)
     run.step(12)    # fewer than it takes by itself
-    with pytest.warns(RuntimeWarning, match='since call'):
+    with pytest.warns(RuntimeWarning, match='first not finite in call'):
         run.loss(run.net(run.x), run.label)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -115,7 +116,7 @@ def test_check_finite_waits(mode):
     with pytest.raises(FloatingPointError, match=r'net: not finite now: layer net_first \(bias\) \(8 values\)'):
         run.loss.check_finite()
     run.step()
-    with pytest.raises(FloatingPointError, match=r'since call 3 .* KL divergence of layer net_first \(bias\)'):
+    with pytest.raises(FloatingPointError, match=r'in call 3 .* KL divergence of layer net_first \(bias\)'):
         run.loss.check_finite()
 
 
@@ -133,11 +134,14 @@ def test_said_again_after_it_was_mended():
 
 
 def test_nothing_is_read_that_is_not_done(monkeypatch, mode):
-    # Steps must not wait: what is read is eight calls old, and nothing else is ever read.
+    # Steps must not wait: what is read is at least eight calls old, and each call is read once.
     run, read = Run(mode), []
-    monkeypatch.setattr(finite._Call, 'is_finite', lambda call: read.append((call.number, run.loss._watch._count)) or 1)
+    monkeypatch.setattr(finite, '_all_finite',
+                        lambda calls: read.append(([call.number for call in calls], run.loss._watch._count)) or True)
     run.step(4 * finite.EVERY)
-    assert read == [(count - finite.LAG, count) for count in range(finite.EVERY, 4 * finite.EVERY + 1, finite.EVERY)]
+    assert [count for _, count in read] == [finite.EVERY * number for number in range(1, 5)]
+    assert sum([numbers for numbers, _ in read], []) == list(range(1, 4 * finite.EVERY - finite.LAG + 1))
+    assert all(max(numbers) == count - finite.LAG for numbers, count in read)
 
 
 def test_nothing_is_kept_alive(mode):
@@ -188,3 +192,39 @@ def test_two_networks_in_turn_and_in_two_threads_tell_only_their_own():
     runs[0].loss.check_finite()
     with pytest.raises(FloatingPointError):
         runs[1].loss.check_finite()
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_each_context_is_looked_at(mode, place):
+    run = Run(mode, ctx=[mx.cpu(0), mx.cpu(1)])
+    run.net[2].bias.data(run.ctx[place])[1] = np.nan
+    with pytest.warns(RuntimeWarning, match='first not finite in call %d of the loss in train mode: NLL' % (place + 1)):
+        for _ in range(finite.EVERY):
+            for ctx in run.ctx:
+                with autograd.record():
+                    run.loss(run.net(nd.ones((3, 4), ctx=ctx)), nd.array([0, 1, 2], ctx=ctx))
+    with pytest.raises(FloatingPointError):
+        run.loss.check_finite()
+
+
+def test_a_parameter_is_looked_at_on_each_context():
+    run = Run(ctx=[mx.cpu(0), mx.cpu(1)])
+    run.loss.check_finite()
+    run.net[0].weight.data(mx.cpu(1))[0, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r'not finite now: layer net_first \(weight\) \(1 values\)'):
+        run.loss.check_finite()
+
+
+def test_what_is_finite_again_is_told_too(mode):
+    """A label that the likelihood has no gradient for: the Parameters stay finite, and so do the next losses."""
+    net = BayesDense(1, in_units=2)
+    net.initialize()
+    loss_fn = BBBLoss(hybridize(net, mode), 10, PoissonNLLLoss())
+    with pytest.warns(RuntimeWarning, match='first not finite in call 5 of the loss in train mode: NLL') as caught:
+        for step in range(1, 3 * finite.EVERY):
+            with autograd.record():
+                loss = loss_fn(net(nd.ones((1, 2))), nd.array([-5 if step == 5 else 1]))
+            loss.backward()
+            assert np.isfinite(net.weight.grad().asnumpy()).all()
+    assert len([warning for warning in caught if warning.category is RuntimeWarning]) == 1
+    loss_fn.check_finite()
