@@ -358,7 +358,7 @@ class _LossMetric(_EpochMetric):
                                    'new call on %s)' % (type(self).__name__, context))
         self._seen.update(calls)
         for nll, kl in calls.values():
-            statistic = self._of_call(nll.asnumpy().astype(np.float64), float(kl.asscalar()))
+            statistic = self._of_call(nll.asnumpy().astype(np.float64), kl.asnumpy().item())
             self.sum_metric += statistic
             self.global_sum_metric += statistic
             self.num_inst += nll.size

@@ -53,7 +53,7 @@ def check_float16(layer, param, lacking):
             'dtype of a Bayesian layer must be float32 or float64 on a CPU if it is a %s, since MXNet 1.9.1 has no %s '
             'in float16 there (saw: float16 for %s)' % (type(layer).__name__, lacking, layer.name))
     for array in param._data or ():
-        most = array.abs().max().astype('float32').asscalar() if array.size else 0.
+        most = array.as_nd_ndarray().abs().max().astype('float32').asscalar() if array.size else 0.
         if np.isfinite(most) and most > _FLOAT16_MAX:
             raise ValueError('weights must be between -65504 and 65504 to be cast to float16 (saw: %g in Parameter %s)'
                              % (most, param.name))

@@ -5,7 +5,8 @@ Each is a weight beside the KL divergence's share in a batch, KL / num_train per
 from 0.
 """
 import math
-from typing import Callable
+import weakref
+from typing import Any, Callable, Optional
 
 from mxnet.gluon.contrib.estimator.event_handler import BatchBegin, TrainBegin
 
@@ -14,6 +15,8 @@ from .checks import check_count, check_fraction, check_not_negative
 __all__ = ['blundell', 'linear', 'cyclical', 'KLWeightHandler']
 
 _STEP = '_kl_weight_step'
+#: Optimizer -> the step that a handler of this process gave it last. If it has another, that was loaded since.
+_written: Any = weakref.WeakKeyDictionary()
 
 
 def _step(step):
@@ -116,15 +119,16 @@ class KLWeightHandler(TrainBegin, BatchBegin):
     """Estimator handler that sets the loss's ``kl_weight`` before each training batch.
 
     Training that is continued by another ``fit`` continues the schedule, if the handler is the same. So does training
-    that MXNet's CheckpointHandler resumes (``resume_from_checkpoint=True``), with a new handler in a new process: the
-    step stands in the Trainer's states, which that one saves and loads, as do ``Trainer.save_states`` and
-    ``load_states``. Where those are loaded before ``fit``, give ``step``.
+    that is resumed, with a new handler in a new process: the step stands in the Trainer's states, which MXNet's
+    CheckpointHandler saves and loads (``resume_from_checkpoint=True``), as do ``Trainer.save_states`` and
+    ``load_states``, and those of ``bbb_layers.checkpoint``. Where they were loaded before ``fit``, a ``step`` that is
+    given counts instead.
 
     Parameters
     ----------
     schedule : callable
         step -> weight, such as ``linear(1000)``.
-    step : int, default 0
+    step : int, default that of states which were loaded, else 0
         The step to start from.
 
     Raises
@@ -133,11 +137,12 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         If ``schedule`` is not callable, or, when training begins, the Estimator's loss has no ``kl_weight``.
     """
 
-    def __init__(self, schedule: Callable[[int], float], step: int = 0):
+    def __init__(self, schedule: Callable[[int], float], step: Optional[int] = None):
         if not callable(schedule):
             raise TypeError('schedule must be a callable of the step (saw: %r)' % (schedule,))
         self.schedule = schedule
-        self.step = _step(step)
+        self._given = step is not None
+        self.step = _step(step or 0)
 
         self._optimizer = None
         # Before a CheckpointHandler's ``train_begin``, which may load other states.
@@ -147,18 +152,22 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         if not hasattr(estimator.loss, 'kl_weight'):
             raise TypeError("the Estimator's loss must be a BBBLoss (saw: %r)" % (estimator.loss,))
         self._optimizer = estimator.trainer.optimizer
+        if self._given:     # once: what is loaded from now on is later
+            self._given = False
+            _written[self._optimizer] = getattr(self._optimizer, _STEP, None)
 
     def batch_begin(self, estimator, *args, **kwargs):
-        # The states that a Trainer saves hold its optimizer, with all its attributes, and loading them puts another one
-        # in its place. Its count of updates is no step: it also counts those before the schedule began.
+        # Not the optimizer's count of updates, which also counts those before the schedule began. MXNet saves a
+        # Trainer's states with its optimizer and all attributes of that, and loading them puts another in its place.
         optimizer = estimator.trainer.optimizer
-        if optimizer is not self._optimizer:
-            self._optimizer = optimizer
-            if hasattr(optimizer, _STEP):
-                self.step = getattr(optimizer, _STEP)
-            else:
-                estimator.logger.warning('KLWeightHandler: the states that were loaded are of training without it; its '
-                                         'schedule goes on from step %d', self.step)
+        there = getattr(optimizer, _STEP, None)
+        if there is not None and there != _written.get(optimizer):
+            self.step = there
+        elif there is None and optimizer is not self._optimizer:
+            estimator.logger.warning('KLWeightHandler: the states that were loaded are of training without it; its '
+                                     'schedule goes on from step %d', self.step)
+        self._optimizer = optimizer
         estimator.loss.kl_weight = self.schedule(self.step)
         self.step += 1
         setattr(optimizer, _STEP, self.step)
+        _written[optimizer] = self.step

@@ -13,6 +13,7 @@ from mxnet.gluon.contrib.estimator import Estimator
 from mxnet.gluon.contrib.estimator.event_handler import (BatchBegin, BatchEnd, CheckpointHandler, EarlyStoppingHandler,
                                                          LoggingHandler)
 
+from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, kl_divergence, metrics, prune,
                         to_deterministic)
 
@@ -281,6 +282,38 @@ def test_steps_are_those_of_the_schedule_and_not_of_the_trainer(tmp_path):
     schedule = Steps()
     training.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(schedule, step=2)])
     assert schedule.seen == [2, 3, 4]
+
+
+@pytest.mark.parametrize('how', ['checkpoint', 'states'])
+def test_the_schedule_goes_on_from_states_that_are_loaded_before(tmp_path, how):
+    path, training, schedule = str(tmp_path / 'states'), estimator(network()), Steps()
+    handler = schedules.KLWeightHandler(schedule)
+    training.fit(data(), epochs=1, event_handlers=[handler])
+    if how == 'checkpoint':
+        save_checkpoint(path, training.net, training.trainer, training.loss)
+    else:
+        training.trainer.save_states(path)
+
+    def load(into):
+        if how == 'checkpoint':
+            load_checkpoint(path, into.net, into.trainer, into.loss)
+        else:
+            into.trainer.load_states(path)
+
+    other, steps = estimator(network()), Steps()
+    load(other)
+    other.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(steps)])
+    assert steps.seen == [3, 4, 5] and other.loss.kl_weight == steps(5)
+    # The same handler, and states of a time before.
+    training.fit(data(), epochs=1, event_handlers=[handler])
+    load(training)
+    training.fit(data(), epochs=1, event_handlers=[handler])
+    assert schedule.seen == [0, 1, 2, 3, 4, 5, 3, 4, 5]
+    # Where they are loaded, and a step is given, that counts.
+    load(other)
+    steps = Steps()
+    other.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(steps, step=9)])
+    assert steps.seen == [9, 10, 11]
 
 
 def test_checkpoint_of_training_without_a_schedule(tmp_path):

@@ -12,8 +12,8 @@ from bbb_layers import (BayesBlock, BayesConv1D, BayesConv1DTranspose, BayesConv
                         BayesLSTMCell, BayesRNN, BayesRNNCell, BBBLoss, BernoulliNLLLoss, GaussianNLLLoss,
                         GaussianPrior, HeteroscedasticGaussianNLLLoss, LaplacePrior, MixturePrior, MonteCarlo,
                         PoissonNLLLoss, Prior, ScaleMixturePrior, SparseDense, StudentTNLLLoss, StudentTPrior,
-                        checkpoint, draw, kl_divergence, metrics, posterior_as_prior, predict, prune, set_prior,
-                        signal_to_noise, to_bayesian, to_deterministic, to_sparse, uncertainty)
+                        SummaryHandler, checkpoint, draw, kl_divergence, metrics, posterior_as_prior, predict, prune,
+                        schedules, set_prior, signal_to_noise, to_bayesian, to_deterministic, to_sparse, uncertainty)
 from mxnet import autograd, gluon, nd, npx
 from mxnet.gluon import nn
 
@@ -413,6 +413,18 @@ def test_sparse_layers_say_that_there_are_no_sparse_np_arrays():
                 make()
 
 
+class Writer(object):
+    """What SummaryHandler uses of a summary writer."""
+
+    def __init__(self):
+        self.written = []
+
+    def add_scalar(self, tag, value, step):
+        self.written.append(value)
+
+    add_histogram = add_scalar
+
+
 def test_estimator():
     from mxnet.gluon.contrib.estimator import Estimator
     with world('np') as array:
@@ -423,11 +435,62 @@ def test_estimator():
         data = gluon.data.ArrayDataset(array((normal(32, 3) + 4 * labels[:, None]).astype('float32')),
                                        array(labels.astype('float32')))
         trainer = gluon.Trainer(net.collect_params(), 'fusedadam', {'learning_rate': 0.02})
-        estimator = Estimator(net, BBBLoss(net, 32, kl_weight=0.01), trainer=trainer,
-                              train_metrics=metrics.MonteCarloNLL(logits=True))
+        loss_fn = BBBLoss(net, 32)
+        estimator = Estimator(net, loss_fn, trainer=trainer, train_metrics=[
+            metrics.MonteCarloNLL(logits=True), metrics.NLL(loss_fn), metrics.KL(loss_fn), metrics.ELBO(loss_fn)])
         estimator.logger.setLevel('ERROR')
-        estimator.fit(gluon.data.DataLoader(data, 8), epochs=20)
+        loader, writer = gluon.data.DataLoader(data, 8), Writer()
+        estimator.fit(loader, val_data=loader, epochs=20, event_handlers=[
+            schedules.KLWeightHandler(schedules.linear(8000)), SummaryHandler(writer, estimator.train_metrics)])
         assert estimator.train_metrics[0].get()[1] < 0.3
+        for nll, kl, elbo in estimator.train_metrics[1:4], estimator.val_metrics[1:4]:
+            assert np.isclose(elbo.get()[1], -nll.get()[1] - kl.get()[1] / 32)
+        assert np.isclose(estimator.train_metrics[0].get()[1], estimator.train_metrics[1].get()[1], rtol=1e-2)
+        # Each of them is of one draw of the weights.
+        assert np.isclose(estimator.val_metrics[2].get()[1], kl_divergence(net, num_samples=100).item(), rtol=0.2)
+        assert len(writer.written) > 20 * 4 and all(np.isfinite(values).all() for values in writer.written)
+
+
+def test_metrics_of_a_loss():
+    def run(array):
+        net = BayesDense(3, in_units=5, prior=GaussianPrior())
+        net.initialize(mx.init.Zero())
+        set_values(net, array)
+        loss_fn, x, label = BBBLoss(net, 50), array(normal(4, 5)), array(CLASSES)
+        found = [metrics.NLL(loss_fn), metrics.KL(loss_fn), metrics.ELBO(loss_fn)]
+        mx.random.seed(1)
+        for scope in (autograd.record, autograd.pause):
+            with scope():
+                output = net(x)
+                loss_fn(output, label)
+            for metric in found:
+                metric.update(label, output)
+        return [np.array(metric.get()[1]) for metric in found]
+    check_equal(run)
+
+
+def test_float16():
+    """Cast after it is initialized: Gluon's initializers have no float16 there."""
+    def run(array):
+        net = BayesEmbedding(5, 3)
+        net.initialize(mx.init.Zero())
+        set_values(net, array)
+        net.cast('float16')
+        net.weight.grad_req = 'write'
+        loss_fn, data = BBBLoss(net, 50, gluon.loss.L2Loss()), array(np.arange(4))
+        mx.random.seed(1)
+        with autograd.record():
+            loss = loss_fn(net(data), array(np.zeros((4, 3)), dtype='float16'))
+        loss.backward()
+        assert net.weight.data().dtype == np.float16 and type(loss) is kind(array)
+        return [value.asnumpy() for value in (loss, loss_fn.kl, net.weight.grad(), net.weight_rho.grad(), net(data))]
+    check_equal(run)
+    with world('np') as array:
+        net = BayesEmbedding(2, 2)
+        net.initialize(mx.init.Zero())
+        net.weight.set_data(array([[1e5, 0.], [0., 0.]]))
+        with pytest.raises(ValueError, match='must be between -65504 and 65504 to be cast to float16'):
+            net.cast('float16')
 
 
 def test_public_layers_are_covered():
