@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional, Union
 import numpy as np
 from mxnet import ndarray
 from mxnet.gluon import Block, Trainer
+from mxnet.optimizer import Optimizer
 
 from .arrays import gluon_kind
 from .checks import check_finite, check_not_negative, is_one_of
@@ -138,7 +139,8 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
         Initialized, all shapes known.
     trainer : gluon.Trainer, optional
         Its states, counts of updates, the attributes of its optimizer and ``lr_scheduler`` that are numbers, flags,
-        words, None, or lists of them, and ``lr_mult``, ``wd_mult`` and ``grad_req`` of its Parameters.
+        words, None, or lists of them, in a schedule also dicts, and ``lr_mult``, ``wd_mult`` and ``grad_req`` of its
+        Parameters.
     loss : Block, optional
         A loss that has Parameters of its own, or a ``kl_weight``.
     **facts
@@ -166,6 +168,7 @@ def save_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None, 
     if loss is not None:
         meta['loss'] = _pack_params('loss', loss, arrays)
         meta['num_train'] = _plain('num_train', getattr(loss, 'num_train', None))
+        meta['loss_settings'] = _loss_settings(loss)
         meta['kl_weight'] = _plain('kl_weight', getattr(loss, 'kl_weight', None))
     if trainer is not None:
         meta['trainer'] = _pack_trainer(trainer, _names(trainer, net, loss), arrays)
@@ -186,10 +189,11 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     or the schedule's progress, ``lr_mult``, ``wd_mult`` and ``grad_req`` of the Trainer's Parameters, ``kl_weight``.
     What stays as it was given to a constructor is compared, and raises ValueError if it is another: kind of optimizer
     and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``, ``multi_precision``, a schedule's ``step``,
-    ``max_update`` and first ``base_lr``, ...; the loss's ``num_train``; with a Trainer or a loss also the priors, by
-    their ``repr``. To go on otherwise, make the Trainer as it was made, load, and then change it, such as by
+    ``max_update`` and first ``base_lr``, ...; which Parameters the Trainer has; the loss's ``num_train`` and
+    ``weight``, its likelihood's class and what that was told; with a Trainer or a loss also the priors, by their
+    ``repr``. To go on otherwise, make all as it was made, load, and then change it, such as by
     ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all this was saved are compared by what
-    they have.
+    they have. Of the network nothing but Parameters and priors is looked at: not activations, nor ``estimator``.
 
     Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
     the others restored.
@@ -255,6 +259,12 @@ def _unpack(path, net, trainer, loss, meta, arrays):
         if meta.get('num_train', getattr(loss, 'num_train', None)) != getattr(loss, 'num_train', None):
             raise ValueError('%s: num_train of the loss must be %r, as it was (saw: %r)' % (
                 path, meta['num_train'], getattr(loss, 'num_train', None)))
+        settings = _loss_settings(loss)
+        for what, was in meta.get('loss_settings', {}).items():
+            for name, value in was.items():
+                if settings[what].get(name, value) != value:
+                    raise ValueError('%s: %s of the %s must be %r, as it was (saw: %r)' % (
+                        path, name, what, value, settings[what][name]))
         if meta['kl_weight'] is not None:
             kl_weight = check_not_negative('%s: kl_weight' % path, meta['kl_weight'])
             todo.append(lambda: setattr(loss, 'kl_weight', kl_weight))
@@ -264,6 +274,19 @@ def _unpack(path, net, trainer, loss, meta, arrays):
                 _set(*each)     # a Trainer cannot begin without
         todo.append(_unpack_trainer(path, trainer, _names(trainer, net, loss), meta['trainer'], arrays))
     return [functools.partial(_set, *each) for each in params] + todo
+
+
+def _loss_settings(loss):
+    """Name of a part of ``loss`` -> what its constructor was told, as far as JSON can hold it and it is kept."""
+    found = {}
+    for what, part in ('loss', loss), ('likelihood', getattr(loss, 'likelihood', loss)):
+        # Prefixes count the blocks of a process; a sigma of ours is kept as a scale.
+        attributes = _attributes(part)
+        arguments = _arguments(part).difference(('num_train', 'kl_weight', 'prefix', 'params', 'name'))
+        kept = {name: '_scale' if name == 'sigma' else '_' + name for name in sorted(arguments)}
+        found[what] = {name: attributes[attribute] for name, attribute in kept.items() if attribute in attributes}
+        found[what]['class'] = _kind(part)
+    return found
 
 
 def _check(net, trainer, loss):
@@ -427,7 +450,8 @@ def _attributes(thing):
     """The attributes of an optimizer or of a schedule that JSON can hold."""
     found = {}
     for name, value in getattr(thing, '__dict__', {}).items():
-        if name not in _MEANS and not isinstance(value, dict):
+        # An optimizer's own dicts are by Parameter.
+        if name not in _MEANS and not (isinstance(thing, Optimizer) and isinstance(value, dict)):
             with contextlib.suppress(TypeError):    # arrays, functions, ...
                 found[name] = _plain(name, list(value) if isinstance(value, tuple) else value)
     return found
@@ -442,12 +466,15 @@ def _pack_made(thing):
     return None if thing is None else {'kind': _kind(thing), 'attributes': _attributes(thing)}
 
 
+def _arguments(thing):
+    """The names of all that the constructors of its classes take."""
+    return {name for base in type(thing).__mro__ if inspect.isfunction(vars(base).get('__init__'))
+            for name in inspect.signature(vars(base)['__init__']).parameters}
+
+
 def _settings(thing):
     """The names of the attributes that are as the constructor was told."""
-    names = set(_ARGUMENTS)
-    for base in type(thing).__mro__:
-        if inspect.isfunction(vars(base).get('__init__')):
-            names.update(inspect.signature(vars(base)['__init__']).parameters)
+    names = _arguments(thing).union(_ARGUMENTS)
     if getattr(thing, 'lr_scheduler', None) is not None:
         names.add('lr')     # else set_learning_rate changes it
     return names.difference(_PROGRESS)
@@ -534,6 +561,10 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
     if missing:
         raise ValueError('%s: trainer must have the Parameters that it had (saw: none for %s)' % (
             path, ', '.join(missing)))
+    more = sorted(set(names) - set(per_parameter)) if per_parameter else []
+    if more:
+        raise ValueError('%s: trainer must have the Parameters that it had, and no others (saw: also %s)' % (
+            path, ', '.join(more)))
     states = [{places[name]: unpack_all(name, state) for name, state in meta['states'].items()} for _ in updaters]
     for name, saved in per_parameter.items():
         for attribute in ('lr_mult', 'wd_mult'):

@@ -16,7 +16,7 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
 from bbb_layers import (BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, LaplacePrior, Prior, ScaleMixturePrior,
-                        schedules, to_sparse)
+                        StudentTNLLLoss, schedules, to_sparse)
 from bbb_layers import checkpoint
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 
@@ -631,6 +631,64 @@ def test_no_parameter_can_be_updated_like_this(tmp_path, attribute, value, messa
     refused(run, path, message)
 
 
+@pytest.mark.parametrize('then, now, message', [
+    (lambda net: BBBLoss(net, 10, weight=2.), lambda net: BBBLoss(net, 10, weight=1.),
+     r'weight of the loss must be 2.0, as it was \(saw: 1.0\)'),
+    (lambda net: BBBLoss(net, 10, GaussianNLLLoss(0.1)), lambda net: BBBLoss(net, 10, GaussianNLLLoss(10.)),
+     r'sigma of the likelihood must be 0.1, as it was \(saw: 10.0\)'),
+    (lambda net: BBBLoss(net, 10, StudentTNLLLoss(3.)), lambda net: BBBLoss(net, 10, StudentTNLLLoss(5.)),
+     'df of the likelihood must be 3.0'),
+    (lambda net: BBBLoss(net, 10, gluon.loss.HuberLoss(2)), lambda net: BBBLoss(net, 10, gluon.loss.HuberLoss(1)),
+     'rho of the likelihood must be 2'),
+    (lambda net: BBBLoss(net, 10, GaussianNLLLoss()), lambda net: BBBLoss(net, 10, StudentTNLLLoss()),
+     'class of the likelihood must be .*GaussianNLLLoss')])
+def test_another_loss_is_refused(tmp_path, then, now, message):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(1, in_units=2)
+    net.initialize()
+    save_checkpoint(path, net, loss=then(net), epoch=1)
+    assert load_checkpoint(path, net, loss=then(net)) == load_checkpoint(path, net) == {'epoch': 1}
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(path, net, loss=now(net))
+
+
+def test_a_trainer_with_more_parameters_is_refused(tmp_path):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(1, in_units=2)
+    net.initialize()
+
+    def trainer(pattern):
+        return gluon.Trainer(net.collect_params(pattern), 'adam', update_on_kvstore=False)
+    save_checkpoint(path, net, trainer('.*rho'))
+    load_checkpoint(path, net, trainer('.*rho'))
+    with pytest.raises(ValueError, match=r'and no others \(saw: also params/bias, params/weight\)'):
+        load_checkpoint(path, net, trainer('.*'))
+    with pytest.raises(ValueError, match=r'that it had \(saw: none for params/bias_rho\)'):
+        load_checkpoint(path, net, trainer('.*weight_rho'))
+
+
+class Counting(mx.lr_scheduler.LRScheduler):
+    """A schedule whose progress is in a dict."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.progress = {'steps': 0, 'lrs': [0.1]}
+
+    def __call__(self, num_update):
+        if num_update > self.progress['steps']:
+            self.progress['steps'] = num_update
+            self.progress['lrs'].append(self.progress['lrs'][-1] / 2)
+        return self.progress['lrs'][-1]
+
+
+def test_a_schedule_whose_progress_is_a_dict(tmp_path):
+    def make():
+        return Linear('sgd', {'lr_scheduler': Counting()})
+    path, run, other = str(tmp_path / 'run.checkpoint'), make().steps(0, 1, 2), make()
+    run.save(path)
+    other.load(path)
+    assert other.trainer.optimizer.lr_scheduler.progress == run.trainer.optimizer.lr_scheduler.progress
+    assert same(run.steps(3, 4).values(), other.steps(3, 4).values())
+
+
 def as_the_first_format(path):
     """Rewrite a checkpoint as it was written before settings were compared."""
     meta, arrays = checkpoint._read(path)
@@ -638,7 +696,7 @@ def as_the_first_format(path):
     def numbers(thing):
         return {name: value for name, value in thing['attributes'].items()
                 if isinstance(value, (int, float)) and not isinstance(value, bool)}
-    for name in ('priors', 'num_train'):
+    for name in ('priors', 'num_train', 'loss_settings'):
         meta.pop(name, None)
     trainer = meta['trainer']
     trainer.update(numbers=dict(numbers(trainer['optimizer']), aggregate_num=4),
