@@ -30,7 +30,8 @@ def context(text):
 def parse_arguments(description):
     positive = checked(float, lambda value: 0 < value < math.inf, 'a positive, finite number')
     fraction = checked(float, lambda value: 0 < value < 1, 'a number between 0 and 1, both excluded')
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,  # the Makefile looks for them
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--quick', action='store_true', help='less of everything: a few seconds, for a first look')
     add('--hidden-layers', type=count, default=2, metavar='N', help='default %(default)s')

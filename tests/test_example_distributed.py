@@ -209,12 +209,67 @@ def test_launcher_arguments(tmp_path, flags, message):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--kvstore', 'dist_sync'], '--kvstore dist_sync needs the roles that launch.py starts'),
+    (['--kvstore', 'dist_sync'], 'need the roles that launch.py starts, and device one process (saw: dist_sync)'),
     (['--batch-size', '0'], "must be a whole number of at least 1 (saw: '0')")])
 def test_training_arguments(flags, message, capsys):
     with pytest.raises(SystemExit):
         train_mnist.arguments(flags)
     assert message in capsys.readouterr().err
+
+
+def test_device_is_one_process(monkeypatch, capsys):
+    monkeypatch.setenv('DMLC_ROLE', 'worker')
+    with pytest.raises(SystemExit):
+        train_mnist.arguments(['--kvstore', 'device'])
+    assert 'and device one process (saw: device)' in capsys.readouterr().err
+
+
+def test_another_run_is_not_continued(tmp_path, monkeypatch):
+    data = train_mnist.load_digits()
+    monkeypatch.setattr(train_mnist, 'load_digits', lambda: data)
+
+    def run(*flags):
+        args = train_mnist.arguments(['--output', str(tmp_path), *SMALL, *flags])
+        return train_mnist.train(args, train_mnist.Watch(60))[1]
+    run('--epochs', '2')
+    before = (tmp_path / 'mnist.checkpoint').read_bytes()
+    for flags, message in [
+            (['--lr', '0.1'], 'lr 0.001'), (['--seed', '3'], 'seed 0'), (['--optimizer', 'sgd'], 'optimizer fusedadam'),
+            (['--batch-size', '50'], 'batch_size 100'), (['--num-train', '300'], 'num_train 200')]:
+        with pytest.raises(ValueError, match='without the checkpoint of another run .* has: %s' % message):
+            run('--epochs', '3', *flags)
+    with pytest.raises(ValueError, match='--epochs must be at least 2, .*saw: 1'):
+        run('--epochs', '1')
+    assert (tmp_path / 'mnist.checkpoint').read_bytes() == before
+    facts = run('--epochs', '3', '--contexts', '2')     # as many draws, or more, are the same run
+    assert facts['epoch'] == len(facts['losses']) == 3
+
+
+def test_workers_with_other_arguments_or_data_are_found(monkeypatch):
+    def told(message):
+        raise RuntimeError(message)
+
+    class Store(object):
+        rank = 1
+
+        def broadcast(self, key, value, out):
+            out[0][:] = self.first if hasattr(self, 'first') else value
+            self.first = out[0].copy()
+
+    monkeypatch.setattr(train_mnist, 'end', told)
+    data = train_mnist.load_digits()
+
+    def run(*flags, arrays=data):
+        return train_mnist.arguments_of_the_run(train_mnist.arguments(list(flags)), arrays)
+    store = Store()
+    for _ in range(2):
+        train_mnist.agree(store, None, False, epoch=0, **run())
+    for settings, message in [
+            (dict(run(), epoch=1), 'epoch 1'), (dict(run('--lr', '0.1'), epoch=0), 'lr 0.1'),
+            (dict(run('--optimizer', 'sgd'), epoch=0), 'optimizer sgd'),
+            (dict(run(arrays=[array[1:] for array in data]), epoch=0), 'data with CRC-32 [0-9a-f]{8}')]:
+        with pytest.raises(RuntimeError, match=r'\(saw: %s on rank 1, and not on rank 0\)' % message):
+            train_mnist.agree(store, None, False, **dict(sorted(settings.items(), key=lambda pair: pair[0] != 'epoch')))
 
 
 def test_shards_are_equal(tmp_path):
@@ -265,8 +320,8 @@ def test_async_workers_train_and_go_on(tmp_path):
     for epochs, first in (3, 0), (4, 3):
         with started('--epochs', epochs, *flags) as process:
             assert process.wait(timeout=240) == 0
-        assert re.search(r'^2 workers, 1 contexts each, dist_async, from epoch %d$' % first, process.log.read_text(),
-                         re.MULTILINE)
+        assert re.search(r'^2 workers, 1 contexts each, dist_async, from epoch %d of %d$' % (first, epochs),
+                         process.log.read_text(), re.MULTILINE)
     facts = load_checkpoint(str(tmp_path / 'out' / 'mnist.checkpoint'), train_mnist.build(16, [mx.cpu()]))
     assert facts['epoch'] == len(facts['losses']) == len(facts['accuracies']) == 4
     assert facts['losses'][-1] < facts['losses'][0] and facts['accuracies'][-1] > 0.3     # 0.1 by chance

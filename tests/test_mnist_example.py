@@ -127,6 +127,7 @@ def test_bad_data_leaves_everything_alone(tmp_path, trained):
     (['--pi', '1'], '--pi: must be'), (['--sigma2', '-1'], '--sigma2: must be'), (['--ctx', 'tpu'], '--ctx: must be'),
     (['--batch-size', '1.5'], '--batch-size'), (['--prior', 'gaussian', '--pi', '0.3'], '--pi and --sigma2 belong to'),
     (['--resume', '--overwrite'], '--resume goes with neither --overwrite nor --load'),
+    (['--out', 'x'], 'unrecognized arguments: --out x'),
 ])
 def test_bad_flags(monkeypatch, capsys, flags, message):
     monkeypatch.setattr(sys, 'argv', ['mnist.py'] + flags)

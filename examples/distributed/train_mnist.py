@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 
 # On x86 MXNet takes half of the logical processors, unless this is set before it is imported.
 os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
@@ -58,8 +59,9 @@ def arguments(argv=None):
         if getattr(args, name) is None:
             setattr(args, name, quick if args.quick else usual)
     args.kvstore = args.kvstore or ('dist_sync' if 'DMLC_ROLE' in os.environ else 'device')
-    if args.kvstore.startswith('dist') and 'DMLC_ROLE' not in os.environ:
-        made.error('--kvstore %s needs the roles that launch.py starts' % args.kvstore)
+    if args.kvstore.startswith('dist') != ('DMLC_ROLE' in os.environ):
+        made.error('--kvstore dist_sync and dist_async need the roles that launch.py starts, and device one process '
+                   '(saw: %s)' % args.kvstore)
     if args.kvstore.startswith('dist') and not mx.runtime.Features().is_enabled('DIST_KVSTORE'):
         made.error('--kvstore %s needs an MXNet that was built with DIST_KVSTORE' % args.kvstore)
     return args
@@ -110,6 +112,27 @@ def noise_seed(seed, epoch, rank):
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0] >> 1)
 
 
+def arguments_of_the_run(args, arrays):
+    """All that a run's numbers depend on, but for the number of epochs and of those who share it."""
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+    names = 'seed', 'batch_size', 'units', 'num_train', 'lr', 'optimizer', 'kvstore'
+    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum)
+
+
+def resume(path, net, run, epochs):
+    """Load the Parameters of a checkpoint of the same run; returns its facts."""
+    facts = load_checkpoint(path, net)
+    different = ['%s %s' % (name, value) for name, value in facts['run'].items() if value != run[name]]
+    if different:
+        raise ValueError('--output must be a folder without the checkpoint of another run (%s has: %s)' % (
+            path, ', '.join(different)))
+    if facts['epoch'] > epochs:
+        raise ValueError('--epochs must be at least %d, which %s has done (saw: %d)' % (facts['epoch'], path, epochs))
+    return facts
+
+
 def agree(kv, trainer, sync, **settings):
     """Wait until all workers are here, with the settings and the initial values of rank 0; else end this process.
 
@@ -118,13 +141,15 @@ def agree(kv, trainer, sync, **settings):
     save its states, of which there are none yet, is the public call that makes it hand them out now. With dist_async
     they wait for the first step, and all have the same before it by the same seed or checkpoint.
     """
-    mine = nd.array(list(settings.values()), dtype='float64')
+    # Checksums, and 24 bits of them: servers keep float32.
+    mine = nd.array([zlib.crc32(repr(value).encode()) & 0xffffff for value in settings.values()])
     first = mine.copy()
     kv.broadcast(1000000, first, out=[first])       # Trainer has the keys 0, 1, ..., one for each Parameter
-    if (first.asnumpy() != mine.asnumpy()).any():
+    others = ['%s %s' % pair for pair, same in zip(settings.items(), (first == mine).asnumpy()) if not same]
+    if others:
         end('all workers must have the same arguments and data, and the same checkpoint in --output, on several '
-            'machines by a shared folder or copies (saw: %s on rank %d, %s on rank 0)' % (
-                settings, kv.rank, dict(zip(settings, first.asnumpy().tolist()))))
+            'machines by a shared folder or copies (saw: %s on rank %d, and not on rank 0)' % (
+                ', '.join(others), kv.rank))
     if sync:
         trainer.save_states(os.devnull)
     nd.waitall()
@@ -164,17 +189,17 @@ def train(args, watch):
                             update_on_kvstore=not sync)
     saved = {'trainer': trainer} if sync else {}
     path = os.path.join(args.output, 'mnist.checkpoint')
-    facts = {'epoch': 0, 'losses': [], 'nlls': [], 'accuracies': [], 'kls': []}
+    run = arguments_of_the_run(args, data)
+    facts = {'run': run, 'epoch': 0, 'losses': [], 'nlls': [], 'accuracies': [], 'kls': []}
     if os.path.exists(path):
-        facts = load_checkpoint(path, net)
-    agree(kv, trainer, sync, epoch=facts['epoch'], seed=args.seed, batch_size=args.batch_size, units=args.units,
-          num_train=len(images))
+        facts = resume(path, net, run, args.epochs)
+    agree(kv, trainer, sync, epoch=facts['epoch'], **run)
     if facts['epoch'] and sync:
         load_checkpoint(path, net, trainer)     # now with the states, which only a Trainer that has begun can take
     os.makedirs(args.output, exist_ok=True)
     if kv.rank == 0:
-        print('%d workers, %d contexts each, %s, from epoch %d' % (
-            kv.num_workers, len(contexts), args.kvstore, facts['epoch']))
+        print('%d workers, %d contexts each, %s, from epoch %d of %d' % (
+            kv.num_workers, len(contexts), args.kvstore, facts['epoch'], args.epochs))
         print('epoch  loss of rank 0  test NLL  accuracy        KL', flush=True)
 
     for epoch in range(facts['epoch'], args.epochs):
