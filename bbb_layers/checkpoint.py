@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Checkpoints of a training run: one file that is at any time complete, and known to be what was written."""
 import contextlib
+import copy
 import functools
 import glob
 import hashlib
@@ -15,12 +16,13 @@ from typing import Any, Dict, Optional, Union
 
 import numpy as np
 from mxnet import ndarray
-from mxnet.gluon import Block, Trainer
+from mxnet.gluon import Block, Parameter, Trainer
 from mxnet.optimizer import Optimizer
 
 from .arrays import gluon_kind
 from .checks import check_finite, check_not_negative, is_one_of
 from .rho import RhoParameter
+from .schedules import STEP
 
 try:
     import fcntl
@@ -190,7 +192,8 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     What stays as it was given to a constructor is compared, and raises ValueError if it is another: kind of optimizer
     and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``, ``multi_precision``, a schedule's ``step``,
     ``max_update`` and first ``base_lr``, ...; which Parameters the Trainer has; the loss's ``num_train`` and
-    ``weight``, its likelihood's class and what that was told; with a Trainer or a loss also the priors, by their
+    ``weight``, its likelihood's class and the attributes of that which have the name of an argument of its constructor
+    (or that and an underscore before it); with a Trainer or a loss also the priors, by their
     ``repr``. To go on otherwise, make all as it was made, load, and then change it, such as by
     ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all this was saved are compared by what
     they have. Of the network nothing but Parameters and priors is looked at: not activations, nor ``estimator``.
@@ -262,7 +265,8 @@ def _unpack(path, net, trainer, loss, meta, arrays):
         settings = _loss_settings(loss)
         for what, was in meta.get('loss_settings', {}).items():
             for name, value in was.items():
-                if settings[what].get(name, value) != value:
+                same = _same_kind if name == 'class' else _same
+                if not same(value, settings.get(what, was).get(name, value)):
                     raise ValueError('%s: %s of the %s must be %r, as it was (saw: %r)' % (
                         path, name, what, value, settings[what][name]))
         if meta['kl_weight'] is not None:
@@ -278,14 +282,22 @@ def _unpack(path, net, trainer, loss, meta, arrays):
 
 def _loss_settings(loss):
     """Name of a part of ``loss`` -> what its constructor was told, as far as JSON can hold it and it is kept."""
-    found = {}
-    for what, part in ('loss', loss), ('likelihood', getattr(loss, 'likelihood', loss)):
-        # Prefixes count the blocks of a process; a sigma of ours is kept as a scale.
+    found, todo = {}, [('loss', loss)]
+    while todo:
+        what, part = todo.pop()
         attributes = _attributes(part)
+        if isinstance(getattr(part, 'rho', None), Parameter):   # a learnable scale of ours, which only begins there
+            attributes.pop('_scale', None)
+        # Prefixes count the blocks of a process.
         arguments = _arguments(part).difference(('num_train', 'kl_weight', 'prefix', 'params', 'name'))
-        kept = {name: '_scale' if name == 'sigma' else '_' + name for name in sorted(arguments)}
-        found[what] = {name: attributes[attribute] for name, attribute in kept.items() if attribute in attributes}
-        found[what]['class'] = _kind(part)
+        found[what] = {'class': _kind(part)}
+        for name in sorted(arguments):
+            # A sigma of ours is kept as a scale.
+            for attribute in (name, '_' + name) + ('_scale',) * (name == 'sigma'):
+                if attribute in attributes:
+                    found[what][name] = attributes[attribute]
+        todo.extend((child if part is loss else '%s.%s' % (what, child), block)
+                    for child, block in part._children.items())
     return found
 
 
@@ -436,8 +448,6 @@ def _updaters(trainer):
     return trainer._updaters
 
 
-#: Attributes of a Parameter that say how it is updated.
-_PER_PARAMETER = ('lr_mult', 'wd_mult', 'grad_req')
 #: Attributes that tell how an update is computed, not what it is.
 _MEANS = ('aggregate_num', 'allow_np_array')
 #: What a constructor takes that training changes: the Trainer scales gradients, MXNet's schedules count down base_lr.
@@ -487,12 +497,14 @@ def _unpack_made(path, what, thing, saved):
     if saved is None or thing is None:
         raise ValueError('%s: the optimizer must have a %s exactly if it had one (saw: %r)' % (path, what, thing))
     kind, attributes, own, has = saved['kind'], saved['attributes'], _attributes(thing), getattr(thing, '__dict__', {})
-    if kind != _kind(thing) and (kind not in (None, type(thing).__name__) or not attributes.keys() <= has.keys()):
+    if not _same_kind(kind or '', _kind(thing)) and (
+            kind not in (None, type(thing).__name__) or not attributes.keys() <= has.keys()):
         raise ValueError('%s: the %s must be %s, as it was (saw: %s)' % (
             path, what, kind or 'one with %s' % ', '.join(sorted(attributes)), _kind(thing)))
     settings, changed = _settings(thing), {}
     for name, value in attributes.items():
-        if name in _MEANS or name in own and own[name] == value:
+        # A step that is loaded tells the KL schedule so, also where it is the same.
+        if name in _MEANS or name in own and _same(own[name], value) and name != STEP:
             continue
         had = has.get(name)
         if name in settings:
@@ -500,9 +512,26 @@ def _unpack_made(path, what, thing, saved):
                              'change it after loading' % (path, name, what, value, had))
         if isinstance(had, numbers.Real) and value is not None:
             check_finite('%s: %s of the %s' % (path, name, what), value)
-        # JSON has neither tuples nor NumPy's types.
-        changed[name] = type(had)(value) if isinstance(had, (tuple, np.generic)) and value is not None else value
+        # JSON has neither tuples nor NumPy's types, nor dicts of a kind of their own.
+        if isinstance(had, (tuple, np.generic)) and value is not None:
+            value = type(had)(value)
+        elif isinstance(had, dict) and isinstance(value, dict):
+            content, value = value, copy.copy(had)
+            value.clear()
+            value.update(content)
+        changed[name] = value
     return changed
+
+
+def _same_kind(one, other):
+    """Whether two names are of one class, that of a script also where it is imported from there."""
+    return one == other or any(a.startswith('__main__.') and b.endswith(a[len('__main__'):])
+                               for a, b in ((one, other), (other, one)))
+
+
+def _same(one, other):
+    """Whether two values from JSON are equal, NaN to NaN."""
+    return one == other or (one != one and other != other)
 
 
 def _pack_trainer(trainer, names, arrays):
@@ -518,8 +547,8 @@ def _pack_trainer(trainer, names, arrays):
         return None
 
     return {'optimizer': _pack_made(optimizer), 'schedule': _pack_made(optimizer.lr_scheduler),
-            'params': {name: {attribute: _plain(attribute, getattr(param, attribute)) for attribute in _PER_PARAMETER}
-                       for name, param in zip(names, trainer._params)},
+            'params': {name: {'lr_mult': float(param.lr_mult), 'wd_mult': float(param.wd_mult),
+                              'grad_req': param.grad_req} for name, param in zip(names, trainer._params)},
             'counts': {names[index]: int(count) for index, count in optimizer._index_update_count.items()},
             'states': {names[index]: pack(state) for index, state in updaters[0].states.items()}}
 
@@ -574,12 +603,14 @@ def _unpack_trainer(path, trainer, names, meta, arrays):
                 path, name, saved['grad_req']))
 
     def change():
+        if STEP not in meta['optimizer']['attributes']:
+            vars(optimizer).pop(STEP, None)     # of a KL schedule that began after this
         for thing, changed in made:
             if changed:
                 vars(thing).update(changed)
         for name, saved in per_parameter.items():
             param = trainer._params[places[name]]
-            for attribute in _PER_PARAMETER:
+            for attribute in ('lr_mult', 'wd_mult', 'grad_req'):
                 if getattr(param, attribute) != saved[attribute]:
                     setattr(param, attribute, saved[attribute])
         for context in trainer._contexts:

@@ -6,6 +6,7 @@ copied, a few numbers in one array, and only every ``EVERY`` steps they are read
 and so done by then. If one is not finite, the copies tell in which step, and with which Parameter, it began.
 """
 import collections
+import itertools
 import warnings
 from typing import Any
 
@@ -98,27 +99,33 @@ class Watch(object):
 
     def _look(self, net, last):
         """Look at the calls up to number ``last`` that nobody has looked at."""
-        calls = [call for call in self._calls if self._seen < call.number <= last]
-        self._seen = last
+        since, calls = self._seen, [call for call in self._calls if self._seen < call.number <= last]
         if not calls:
             return
+        self._seen = last
         if _all_finite(calls):
             self._told = None
         elif self._told is None:
-            self._told = self._explain(net)
+            self._told = self._explain(net, since)
             # Beside the line that called the loss: _look, end or look, forward, __call__ are ours and Gluon's.
             warnings.warn(self._told, RuntimeWarning, stacklevel=5)
 
     def check(self, net):
         """FloatingPointError if the last call on a context was not finite, or a Parameter is not."""
-        latest = {call.nll.context: call for call in self._calls}
-        if not _all_finite(latest.values()) or any(map(_count_not_finite, _names(net))):
-            raise FloatingPointError(self._told or self._explain(net))
+        since, forgotten = self._count, False
+        for context in {call.nll.context for call in self._calls}:
+            calls = [call for call in reversed(self._calls) if call.nll.context == context]
+            wrong = list(itertools.takewhile(lambda call: not call.is_finite(), calls))
+            if wrong:
+                since = min(since, wrong[-1].number - 1)
+                forgotten = forgotten or len(wrong) == len(calls)
+        if since < self._count or any(map(_count_not_finite, _names(net))):
+            raise FloatingPointError(self._told if forgotten and self._told else self._explain(net, since))
 
-    def _explain(self, net):
-        """What is not finite, since when, and in which layers."""
+    def _explain(self, net, since):
+        """What is not finite, from which call after number ``since``, and in which layers."""
         calls, names, parts = list(self._calls), _names(net), []
-        first = next((i for i, call in enumerate(calls) if not call.is_finite()), None)
+        first = next((i for i, call in enumerate(calls) if call.number > since and not call.is_finite()), None)
         if first is not None:
             kl = calls[first].kl()
             wrong = [rho for rho in kl if not np.isfinite(kl[rho])]

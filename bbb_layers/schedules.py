@@ -5,8 +5,7 @@ Each is a weight beside the KL divergence's share in a batch, KL / num_train per
 from 0.
 """
 import math
-import weakref
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from mxnet.gluon.contrib.estimator.event_handler import BatchBegin, TrainBegin
 
@@ -14,9 +13,17 @@ from .checks import check_count, check_fraction, check_not_negative
 
 __all__ = ['blundell', 'linear', 'cyclical', 'KLWeightHandler']
 
-_STEP = '_kl_weight_step'
-#: Optimizer -> the step that a handler of this process gave it last. If it has another, that was loaded since.
-_written: Any = weakref.WeakKeyDictionary()
+STEP = '_kl_weight_step'
+
+
+class _Written(int):
+    """A step that a handler of this process gave to an optimizer. One that was loaded is an int."""
+
+    def __reduce__(self):
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 def _step(step):
@@ -141,12 +148,20 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         if not callable(schedule):
             raise TypeError('schedule must be a callable of the step (saw: %r)' % (schedule,))
         self.schedule = schedule
+        self.step = step or 0
         self._given = step is not None
-        self.step = _step(step or 0)
-
-        self._optimizer = None
+        self._optimizer = self._wrote_to = None
         # Before a CheckpointHandler's ``train_begin``, which may load other states.
         self.priority = -math.inf
+
+    @property
+    def step(self) -> int:
+        """The next step; one that is set counts as one that is given."""
+        return self._step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step, self._given = _step(value), True
 
     def train_begin(self, estimator, *args, **kwargs):
         if not hasattr(estimator.loss, 'kl_weight'):
@@ -154,20 +169,19 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         self._optimizer = estimator.trainer.optimizer
         if self._given:     # once: what is loaded from now on is later
             self._given = False
-            _written[self._optimizer] = getattr(self._optimizer, _STEP, None)
+            setattr(self._optimizer, STEP, _Written(self._step))
 
     def batch_begin(self, estimator, *args, **kwargs):
         # Not the optimizer's count of updates, which also counts those before the schedule began. MXNet saves a
         # Trainer's states with its optimizer and all attributes of that, and loading them puts another in its place.
         optimizer = estimator.trainer.optimizer
-        there = getattr(optimizer, _STEP, None)
-        if there is not None and there != _written.get(optimizer):
-            self.step = there
-        elif there is None and optimizer is not self._optimizer:
+        there = getattr(optimizer, STEP, None)
+        if there is not None and not isinstance(there, _Written):
+            self._step = there
+        elif there is None and (optimizer is not self._optimizer or optimizer is self._wrote_to):
             estimator.logger.warning('KLWeightHandler: the states that were loaded are of training without it; its '
-                                     'schedule goes on from step %d', self.step)
-        self._optimizer = optimizer
-        estimator.loss.kl_weight = self.schedule(self.step)
-        self.step += 1
-        setattr(optimizer, _STEP, self.step)
-        _written[optimizer] = self.step
+                                     'schedule goes on from step %d', self._step)
+        self._optimizer = self._wrote_to = optimizer
+        estimator.loss.kl_weight = self.schedule(self._step)
+        self._step += 1
+        setattr(optimizer, STEP, _Written(self._step))

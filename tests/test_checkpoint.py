@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import collections
 import fcntl
 import hashlib
 import io
@@ -602,7 +603,7 @@ def test_how_each_parameter_is_updated(tmp_path):
         run = Linear('sgd', {'momentum': 0.9, 'wd': 0.1})
         if changed:
             first, second = run.net
-            first.weight.lr_mult, first.bias.wd_mult = 0.1, 0.5
+            first.weight.lr_mult, first.bias.wd_mult = np.array(0.1), 0.5
             second.weight.grad_req, second.bias.grad_req = 'null', 'add'
         return run
     path = str(tmp_path / 'run.checkpoint')
@@ -665,14 +666,53 @@ def test_a_trainer_with_more_parameters_is_refused(tmp_path):
         load_checkpoint(path, net, trainer('.*weight_rho'))
 
 
+class Scaled(gluon.loss.Loss):
+    """A likelihood of one's own, which keeps what it was told as it likes."""
+
+    def __init__(self, sigma=1., missing=float('nan'), inner=None, weight=None, batch_axis=0, **kwargs):
+        super().__init__(weight, batch_axis, **kwargs)
+        self.sigma, self._missing, self.inner = sigma, missing, inner
+
+
+@pytest.mark.parametrize('then, now, message', [
+    ({'sigma': 0.1}, {'sigma': 2.}, 'sigma of the likelihood must be 0.1'), ({}, {}, None),
+    ({'inner': GaussianNLLLoss(0.1)}, {'inner': GaussianNLLLoss(0.2)}, 'sigma of the likelihood.inner must be 0.1'),
+    ({'missing': 1.}, {}, r'missing of the likelihood must be 1.0, as it was \(saw: nan')])
+def test_likelihoods_of_ones_own(tmp_path, then, now, message, monkeypatch):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(1, in_units=2)
+    net.initialize()
+    save_checkpoint(path, net, loss=BBBLoss(net, 10, Scaled(**then)))
+    other = BBBLoss(net, 10, Scaled(**now))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(path, net, loss=other)
+    else:
+        load_checkpoint(path, net, loss=other)
+        monkeypatch.setattr(Scaled, '__module__', '__main__')
+        load_checkpoint(path, net, loss=other)
+
+
+def test_where_a_learnable_scale_began_is_not_compared(tmp_path):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(1, in_units=2)
+    net.initialize()
+    losses = [BBBLoss(net, 10, GaussianNLLLoss(sigma, learnable=True)) for sigma in (0.1, 2.)]
+    for loss in losses:
+        loss.initialize()
+    save_checkpoint(path, net, loss=losses[0])
+    load_checkpoint(path, net, loss=losses[1])
+    assert losses[0].likelihood.rho.data().asscalar() == losses[1].likelihood.rho.data().asscalar()
+
+
 class Counting(mx.lr_scheduler.LRScheduler):
     """A schedule whose progress is in a dict."""
 
     def __init__(self):
         super().__init__(0.1)
         self.progress = {'steps': 0, 'lrs': [0.1]}
+        self.seen = collections.Counter()
 
     def __call__(self, num_update):
+        self.seen[str(num_update)] += 1
         if num_update > self.progress['steps']:
             self.progress['steps'] = num_update
             self.progress['lrs'].append(self.progress['lrs'][-1] / 2)
@@ -685,7 +725,8 @@ def test_a_schedule_whose_progress_is_a_dict(tmp_path):
     path, run, other = str(tmp_path / 'run.checkpoint'), make().steps(0, 1, 2), make()
     run.save(path)
     other.load(path)
-    assert other.trainer.optimizer.lr_scheduler.progress == run.trainer.optimizer.lr_scheduler.progress
+    for ours, theirs in (other, run), (run, other):
+        assert vars(ours.trainer.optimizer.lr_scheduler) == vars(theirs.trainer.optimizer.lr_scheduler)
     assert same(run.steps(3, 4).values(), other.steps(3, 4).values())
 
 

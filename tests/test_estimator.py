@@ -27,8 +27,10 @@ def data(size=NUM_TRAIN, seed=3):
 
 def network(mode=None, prior=None):
     net = nn.HybridSequential()
-    net.add(BayesDense(5, activation='relu', in_units=4, prior=prior or GaussianPrior()),
-            BayesDense(2, in_units=5, prior=prior or GaussianPrior()))
+    # Of its own scope: MXNet's Trainer saves states by the order of global names, in which dense10 is before dense9.
+    with net.name_scope():
+        net.add(BayesDense(5, activation='relu', in_units=4, prior=prior or GaussianPrior()),
+                BayesDense(2, in_units=5, prior=prior or GaussianPrior()))
     return hybridize(net, mode)
 
 
@@ -310,10 +312,40 @@ def test_the_schedule_goes_on_from_states_that_are_loaded_before(tmp_path, how):
     training.fit(data(), epochs=1, event_handlers=[handler])
     assert schedule.seen == [0, 1, 2, 3, 4, 5, 3, 4, 5]
     # Where they are loaded, and a step is given, that counts.
-    load(other)
+    for given in (schedules.KLWeightHandler(Steps(), step=9), schedules.KLWeightHandler(Steps())):
+        load(other)
+        given.step = 9
+        other.fit(data(), epochs=1, event_handlers=[given])
+        assert given.schedule.seen == [9, 10, 11] and given.step == 12
+    # They are of the step where the Trainer is.
+    third = estimator(network())
+    third.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(Steps())])
+    load(third)
     steps = Steps()
-    other.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(steps, step=9)])
-    assert steps.seen == [9, 10, 11]
+    third.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(steps)])
+    assert steps.seen == [3, 4, 5]
+
+
+def test_an_optimizer_that_is_copied_was_not_loaded():
+    training, steps = estimator(network()), Steps()
+    training.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(Steps())])
+    training.trainer = gluon.Trainer(training.net.collect_params(), copy.deepcopy(training.trainer.optimizer))
+    training.fit(data(), epochs=1, event_handlers=[schedules.KLWeightHandler(steps)])
+    assert steps.seen == [0, 1, 2]
+
+
+def test_a_checkpoint_of_before_the_schedule(tmp_path):
+    path, training, schedule, lines = str(tmp_path / 'states'), estimator(network()), Steps(), []
+    handler, log = schedules.KLWeightHandler(schedule), logging.Handler()
+    training.fit(data(), epochs=1)
+    save_checkpoint(path, training.net, training.trainer, training.loss)
+    training.fit(data(), epochs=1, event_handlers=[handler])
+    load_checkpoint(path, training.net, training.trainer, training.loss)
+    log.emit = lambda record: lines.append(record.getMessage())
+    training.logger.addHandler(log)
+    training.fit(data(), epochs=1, event_handlers=[handler])
+    assert schedule.seen == list(range(6))
+    assert 'the states that were loaded are of training without it; its schedule goes on from step 3' in ' '.join(lines)
 
 
 def test_checkpoint_of_training_without_a_schedule(tmp_path):

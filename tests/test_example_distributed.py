@@ -16,7 +16,7 @@ import pytest
 from mxnet import autograd, nd
 
 from bbb_layers import BBBLoss
-from bbb_layers.checkpoint import load_checkpoint
+from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'examples' / 'distributed'
@@ -243,6 +243,9 @@ def test_another_run_is_not_continued(tmp_path, monkeypatch):
     assert (tmp_path / 'mnist.checkpoint').read_bytes() == before
     facts = run('--epochs', '3', '--contexts', '2')     # as many draws, or more, are the same run
     assert facts['epoch'] == len(facts['losses']) == 3
+    save_checkpoint(str(tmp_path / 'mnist.checkpoint'), train_mnist.build(8, [mx.cpu()]), epoch=1)
+    with pytest.raises(ValueError, match='without the checkpoint of another run .* has: seed None'):
+        run('--epochs', '3')
 
 
 def test_workers_with_other_arguments_or_data_are_found(monkeypatch):

@@ -64,7 +64,8 @@ def test_tables(runs):
     assert [row.group(1) for row in rows] == ['plain', 'Bayesian, posterior mean', 'Bayesian, 4 draws',
                                               'tempered, posterior mean', 'tempered, 4 draws']
     values = np.array([row.groups()[1:] for row in rows], 'float64')
-    assert ((1 < values[:, 0]) & (values[:, 0] < uniform - 1)).all() and len(set(values[:, 0])) == 5
+    assert ((1 < values[:, 0]) & (values[:, 0] < uniform - 1)).all()
+    assert len(set(values[:, 0])) >= 4      # two may agree in four digits
     np.testing.assert_allclose(values[:, 1], 2 ** values[:, 0], rtol=1e-3)
     assert (abs(values[[2, 4], 0] - values[[1, 3], 0]) < 0.5).all()
 

@@ -207,6 +207,41 @@ def test_each_context_is_looked_at(mode, place):
         run.loss.check_finite()
 
 
+def infect(run):
+    """One call that is not finite, of Parameters that are finite again after it."""
+    good = run.net[0].bias.data().copy()
+    run.net[0].bias.set_data(good * np.nan)
+    run.step()
+    run.net[0].bias.set_data(good)
+
+
+def test_what_comes_after_a_recovery_is_named_for_itself(mode):
+    run, told = Run(mode, learning_rate=None), []
+    for number in range(1, 9):
+        infect(run) if number in (3, 6) else run.step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            run.loss(run.net(run.x), run.label)     # validation
+        told += [(number, re.search(r'call (\d+)', str(warning.message)).group(1)) for warning in caught
+                 if warning.category is RuntimeWarning]
+    assert told == [(3, '3'), (6, '6')]
+    run.step(15)
+    infect(run)
+    with pytest.raises(FloatingPointError, match='first not finite in call 24 of'):
+        run.loss.check_finite()
+
+
+def test_a_call_is_told_once():
+    run = Run(learning_rate=None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for number in range(1, 61):
+            infect(run) if number == 26 else run.step()
+            if number in (28, 31):
+                run.loss(run.net(run.x), run.label)
+    assert len([warning for warning in caught if warning.category is RuntimeWarning]) == 1
+
+
 def test_a_parameter_is_looked_at_on_each_context():
     run = Run(ctx=[mx.cpu(0), mx.cpu(1)])
     run.loss.check_finite()

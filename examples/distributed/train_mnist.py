@@ -124,7 +124,8 @@ def arguments_of_the_run(args, arrays):
 def resume(path, net, run, epochs):
     """Load the Parameters of a checkpoint of the same run; returns its facts."""
     facts = load_checkpoint(path, net)
-    different = ['%s %s' % (name, value) for name, value in facts['run'].items() if value != run[name]]
+    other = facts.get('run', {})
+    different = ['%s %s' % (name, other.get(name)) for name, value in run.items() if value != other.get(name)]
     if different:
         raise ValueError('--output must be a folder without the checkpoint of another run (%s has: %s)' % (
             path, ', '.join(different)))
