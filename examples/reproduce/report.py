@@ -214,7 +214,7 @@ def write(results, args):
         ax.figure.savefig(picture, format='png')
         write_atomically(str(folder / (name + '.png')), picture.getvalue())
         pyplot.close(ax.figure)
-    # Pictures that need checkpoints of an earlier session stay as they are.
+    # Pictures that need checkpoints that are not here stay as they are.
     pictures = [path.stem for path in sorted(folder.glob('*.png'))]
     write_atomically(str(folder / 'RESULTS.md'), text(results, pictures).encode('utf-8'))
     print('Written: %s' % (folder / 'RESULTS.md'))
