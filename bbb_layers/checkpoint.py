@@ -193,10 +193,10 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``, ``multi_precision``, a schedule's ``step``,
     ``max_update`` and first ``base_lr``, ...; which Parameters the Trainer has; the loss's ``num_train`` and
     ``weight``, its likelihood's class and the attributes of that which have the name of an argument of its constructor
-    (or that and an underscore before it); with a Trainer or a loss also the priors, by their
-    ``repr``. To go on otherwise, make all as it was made, load, and then change it, such as by
-    ``trainer.optimizer.lr_scheduler = ...``. Files that were written before all this was saved are compared by what
-    they have. Of the network nothing but Parameters and priors is looked at: not activations, nor ``estimator``.
+    (or that and an underscore before it); with a Trainer or a loss also the priors, by their ``repr``. To go on
+    otherwise, make all as it was made, load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``.
+    Files that were written before all this was saved are compared by what they have. Of the network nothing but
+    Parameters and priors is looked at: not activations, nor ``estimator``.
 
     Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
     the others restored.

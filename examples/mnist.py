@@ -12,7 +12,6 @@ import signal
 import sys
 import tempfile
 import time
-import zlib
 
 from example import make_folder     # before mxnet
 
@@ -26,7 +25,7 @@ from mxnet import autograd, gluon, nd
 from tqdm import tqdm
 
 from mnist_arguments import parse_arguments, reason
-from mnist_data import DataError, load_digits, load_mnist
+from mnist_data import DataError, checksum, load_digits, load_mnist
 
 CHECKPOINT = 'mnist.checkpoint'
 PRUNED = 0.1, 0.25, 0.5, 0.75, 0.95, 0.98, 1.0
@@ -117,10 +116,8 @@ def arguments_of_the_run(args, arrays):
     """All that a run's numbers depend on, but for the number of epochs."""
     names = ('hidden_layers', 'hidden_units', 'batch_size', 'lr', 'num_samples', 'prior', 'pi', 'sigma1', 'sigma2',
              'seed', 'no_hybridize')
-    checksum = 0
-    for array in arrays:        # those of the test too: the history has the accuracy on them
-        checksum = zlib.crc32(array.tobytes(), checksum)
-    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum)
+    # Of the test data too: the history has the accuracy on them.
+    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum(arrays))
 
 
 def resume(path, net, trainer, run, epochs):

@@ -2,6 +2,7 @@
 import gzip
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'examples'))
-from mnist_data import DataError, load_digits, load_mnist, read_idx  # noqa: E402
+from mnist_data import DataError, checksum, load_digits, load_mnist, read_idx  # noqa: E402
 
 MNIST = ROOT.parent / 'shared' / 'data' / 'mnist'
 
@@ -121,3 +122,11 @@ def test_digits_are_split_by_class():
 def test_bad_size_of_the_held_out_part(num_test):
     with pytest.raises(ValueError, match='num_test must be'):
         load_digits(num_test)
+
+
+def test_checksum():
+    images, labels = np.arange(12, dtype=np.uint8).reshape(3, 4), np.arange(3, dtype=np.uint8)
+    known = checksum([images, labels])
+    assert known == zlib.crc32(bytes(range(12)) + bytes(range(3)))
+    assert known == checksum([np.asfortranarray(images), labels])
+    assert known != checksum([labels, images]) and known != checksum([images[:2], labels])

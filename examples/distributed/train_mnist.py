@@ -32,7 +32,7 @@ from mxnet.gluon import nn
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 from example import count, parser
-from mnist_data import DataError, load_digits, load_mnist
+from mnist_data import DataError, checksum, load_digits, load_mnist
 
 #: Seconds in which all roles must have started.
 START = 600
@@ -114,11 +114,8 @@ def noise_seed(seed, epoch, rank):
 
 def arguments_of_the_run(args, arrays):
     """All that a run's numbers depend on, but for the number of epochs and of those who share it."""
-    checksum = 0
-    for array in arrays:
-        checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
     names = 'seed', 'batch_size', 'units', 'num_train', 'lr', 'optimizer', 'kvstore'
-    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum)
+    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum(arrays))
 
 
 def resume(path, net, run, epochs):

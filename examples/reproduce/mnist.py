@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import threading
-import zlib
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -66,10 +65,7 @@ def load(args):
     if len(arrays[0]) < runs.HELD_OUT + runs.BATCH:
         raise ValueError('--data must have at least %d training images, of which %d are held out (saw: %d)' % (
             runs.HELD_OUT + runs.BATCH, runs.HELD_OUT, len(arrays[0])))
-    checksum = 0
-    for array in arrays:
-        checksum = zlib.crc32(array.tobytes(), checksum)
-    return arrays, checksum
+    return arrays, mnist_data.checksum(arrays)
 
 
 def results_of(folder, checksum=None):
