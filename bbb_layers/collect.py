@@ -465,7 +465,6 @@ def copy_block(block, memo):
 
 
 def _copy(block, memo):
-    own_scopes = {id(child._scope) for child in walk(block)}
     for child in walk(block):
         for param in child._reg_params.values():
             memo[id(param._trainer)] = None
@@ -478,19 +477,32 @@ def _copy(block, memo):
                 memo[id(child._cached_graph)] = ()
             memo[id(child._cached_op)] = None
             memo[id(child._cached_op_args)] = []
-        # Gluon leaves there from which block's name scope this one's was last entered: if a network around ``block``
-        # has run hybridized, it would be copied too. By setdefault, since it may be what is copied.
-        around = child._scope._old_scope
-        if around is not None and id(around) not in own_scopes:
-            memo.setdefault(id(around), None)
+        if id(child._scope) not in memo:
+            memo[id(child._scope)] = _copy_scope(child._scope)
     new = block.__class__.__new__(block.__class__)
     memo[id(block)] = new
     for name, value in block.__dict__.items():
         if not (name == _TAP or (_TAP in block.__dict__ and name in _ALL_METHODS)):
             new.__dict__[name] = copy.deepcopy(value, memo)
+    for child in walk(block):
+        copied = memo.get(id(child))
+        if copied is not None:
+            memo[id(child._scope)]._block = copied
     for rho in new.__dict__.get('_rhos', {}).values():
         add_owner(rho, new)
     _mark_gradients(new)
+    return new
+
+
+def _copy_scope(scope):
+    """A copy of a name scope, which still lacks its block, as if nobody had entered it yet.
+
+    A scope refers to the one from which it was last entered. If a network around the copied block has run hybridized,
+    this is the network's own scope, and ``copy.deepcopy`` would copy all of that network too.
+    """
+    new = copy.copy(scope)
+    new._counter = dict(scope._counter)
+    new._block = new._old_scope = new._name_scope = None
     return new
 
 
