@@ -30,6 +30,7 @@ from mxnet.gluon import Block, HybridBlock, SymbolBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
 from .arrays import as_kind_of, classic
+from .contexts import computed_on, moved_to
 from .native import draw as native_draw
 from .posterior import draw
 from .precision import computed_in
@@ -327,7 +328,7 @@ def one_forward(block, args, root=None):
             yield
     else:
         with_terms = autograd.is_recording() and autograd.is_training()
-        contexts = {array.ctx for array in arrays}
+        contexts = {computed_on(array.ctx) for array in arrays}
         rhos = set(posterior_parameters(block))
         if contexts:
             _store(rhos, contexts, None, {})
@@ -388,15 +389,17 @@ def _call_cached_op(self, *args):
     if runs_eagerly(self):
         return type(self)._call_cached_op(self, *args)
     tapped = self.__dict__[_TAP]
+    context = computed_on(next(leaves(args)).ctx)
+    args = moved_to(context, args)
     with tapped.lock:       # threads may run one network, each on a context of its own
-        output, terms = _run_graph(self, tapped, args)
+        output, terms = _run_graph(self, tapped, args, context)
     frame = current_frame(ndarray)
     if frame is not None and autograd.is_training():
-        frame.deposit(tapped.unpack(terms), next(leaves(args)).ctx)
+        frame.deposit(tapped.unpack(terms), context)
     return output
 
 
-def _run_graph(block, tapped, args):
+def _run_graph(block, tapped, args, context):
     """The output of a tapped block, and its KL terms as arrays; traces its graph if there is none that fits."""
     if block._cached_op is not None and native_draw.state_of(tapped.rhos) != tapped.state:
         block._clear_cached_op()
@@ -415,7 +418,6 @@ def _run_graph(block, tapped, args):
     own_format = block._out_format
     block._out_format = [own_format, [0] * len(tapped.groups)]
     mode = autograd.is_training(), autograd.is_recording()
-    context = next(leaves(args)).ctx
     last_mode, outputs = tapped.running.pop(context, (mode, []))
     if last_mode != mode:
         # With static_shape a graph has one mode for all its forwards: those that are under way would change theirs.

@@ -13,6 +13,7 @@ from mxnet.ndarray import NDArray
 from . import collect, posterior
 from .arrays import classic, gluon_kind, value_of
 from .checks import check_count, check_finite, check_not_negative, check_positive, normal
+from .contexts import computed_on, moved_to
 from .finite import Watch
 from .likelihoods import CategoricalNLLLoss
 from .native import draw as native_draw
@@ -165,7 +166,8 @@ class BBBLoss(Loss):
             raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a '
                             'likelihood that takes all (saw: %d outputs)' % len(output))
         batch_size = first.shape[self._batch_axis]
-        output, label, sample_weight = widened(output), widened(label), widened(sample_weight)
+        output, label, sample_weight = (widened(moved_to(computed_on(first.context), value))
+                                        for value in (output, label, sample_weight))
         first = next(collect.leaves([output]))
         if not autograd.is_training():
             self._watch.look(self._net.block)

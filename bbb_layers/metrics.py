@@ -23,6 +23,7 @@ from mxnet.context import Context
 from . import collect
 from .annotations import Array
 from .checks import check_array, check_count, check_probabilities
+from .contexts import computed_on
 from .loss import BBBLoss
 
 __all__ = ['ExpectedCalibrationError', 'Reliability', 'BrierScore', 'MonteCarloNLL', 'OutOfDistributionAUROC', 'NLL',
@@ -351,7 +352,8 @@ class _LossMetric(_EpochMetric):
         RuntimeError
             If the loss was not called on such a context since the last ``update``. Nothing is added then.
         """
-        calls = {pred.context: self._loss._calls.get(pred.context, ()) for pred in collect.leaves([preds])}
+        contexts = [computed_on(pred.context) for pred in collect.leaves([preds])]
+        calls = {context: self._loss._calls.get(context, ()) for context in contexts}
         for context, call in calls.items():
             if not call or call is self._seen.get(context):
                 raise RuntimeError('%s must be updated after each call of its loss on the context of preds (saw: no '

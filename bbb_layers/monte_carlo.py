@@ -8,6 +8,7 @@ from mxnet.gluon import Block
 from . import collect
 from .arrays import classic, gluon_kind
 from .checks import check_count, is_one_of
+from .contexts import computed_on, moved_to
 from .deterministic import PlainCopy
 from .precision import widened
 
@@ -71,6 +72,9 @@ class MonteCarlo(Block):
             raise RuntimeError('MonteCarlo has no gradient: train net itself, and call this outside autograd.record()')
         plain = PlainCopy(self.net)     # anew, since anything in the network may have changed
         outputs = []
+        first = next(collect.leaves(inputs), None)
+        if first is not None:
+            inputs = moved_to(computed_on(first.context), inputs)
         with autograd.predict_mode():
             for _ in range(self._num_samples):
                 plain.set_draw()
