@@ -10,6 +10,7 @@ import itertools
 from typing import Any
 
 from mxnet import ndarray, numpy, symbol
+from mxnet.gluon import Parameter
 from mxnet.util import is_np_array
 
 __all__ = ['classic', 'gluon_kind', 'as_kind_of', 'on_classic_arrays', 'value_of', 'set_value']
@@ -53,8 +54,12 @@ def on_classic_arrays(function):
 
 
 def value_of(param, context=None):
-    """The classic array of ``param`` on ``context``, by default the first that it is initialized on."""
-    return param.data(context or param.list_ctx()[0]).as_nd_ndarray()
+    """The classic array that ``param`` stores on ``context``, by default the first that it is initialized on.
+
+    A subclass may hand out another one by its ``data``, such as the stored one after dropout.
+    """
+    contexts = param.list_ctx()     # where a rho is initialized at the latest
+    return Parameter.data(param, context or contexts[0]).as_nd_ndarray()
 
 
 def set_value(param, value):

@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 from mxnet import autograd, ndarray, symbol
 from mxnet.context import Context
-from mxnet.gluon import Constant, HybridBlock, Parameter
+from mxnet.gluon import Block, Constant, HybridBlock, Parameter
 from mxnet.ndarray import NDArray
 
 from . import collect, posterior
@@ -51,10 +51,14 @@ class BayesBlock(Mixin):
     *args, **kwargs
         As the Gluon layer takes them.
 
+    A Parameter whose ``grad_req`` is 'null' when the layer is made, such as gamma of ``nn.LayerNorm(scale=False)``, is a
+    constant and has no posterior. The ``grad_req`` of mu can be changed later: a frozen mean keeps its posterior.
+
     Raises
     ------
     TypeError
-        If ``prior`` or ``bias_prior`` is not a Prior.
+        If ``prior`` or ``bias_prior`` is not a Prior. Already where the class is defined, if its Gluon block is no
+        HybridBlock, or computes its output without ``hybrid_forward``, so that it would never see a draw.
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
         none of float16, float32 and float64 or one in which the layer cannot run (see
@@ -77,6 +81,7 @@ class BayesBlock(Mixin):
             raise TypeError('%s must not define hybrid_forward itself, as this would replace the one that draws its '
                             'weights: define it in a HybridBlock X, and then class %s(BayesBlock, X)' % (
                                 cls.__name__, cls.__name__))
+        check_served(cls)
         # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
         if '__init__' not in cls.__dict__ and issubclass(cls, HybridBlock):
             cls.__signature__ = _joint_signature(cls)
@@ -117,12 +122,16 @@ class BayesBlock(Mixin):
         return plain
 
     @classmethod
-    def _make_bayesian(cls, layer, **arguments):
-        """Turn a plain Gluon ``layer`` into one of this class; all that refers to it sees the change."""
+    def _make_bayesian(cls, layer, constants, **arguments):
+        """Turn a plain Gluon ``layer`` into one of this class; all that refers to it sees the change.
+
+        ``constants`` says whether Parameters with ``grad_req`` 'null' are constants, or else frozen means.
+        """
         layer.__class__ = cls
         layer._configure(**arguments)
         for name, param in list(layer._reg_params.items()):
-            layer._add_rho_of(name, param)
+            if can_have_posterior(param, constants):
+                layer._add_rho(name, param)
 
     def _make_plain(self):
         """Turn this layer into its plain Gluon layer, without rho; all that refers to it sees the change."""
@@ -150,13 +159,8 @@ class BayesBlock(Mixin):
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
-        if isinstance(value, Parameter):
-            self._add_rho_of(name, value)
-
-    def _add_rho_of(self, name, param):
-        # Not grad_req: a mean that is frozen has a posterior all the same.
-        if not isinstance(param, Constant) and param._differentiable and not self._belongs_to_rho(param):
-            self._add_rho(name, param)
+        if isinstance(value, Parameter) and can_have_posterior(value) and not self._belongs_to_rho(value):
+            self._add_rho(name, value)
 
     def _belongs_to_rho(self, param):
         return isinstance(param, RhoParameter) or any(
@@ -253,7 +257,9 @@ class BayesBlock(Mixin):
                     mu_value = mu_value + F.cast(F.broadcast_mul(zeros, F.BlockGrad(value)), dtype=rho.mu.dtype)
             if frame is None:
                 return make()[0]
-        prior = rho.bound_prior(prior_values)
+        # Where the layer is handed another mean than the posterior's, this forward has no KL term of it: the loss then
+        # computes it from the Parameters.
+        prior = None if rho.hands_out_another_mu else rho.bound_prior(prior_values)
         return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
                           lambda with_term: make(prior if with_term else None))
 
@@ -294,6 +300,55 @@ class BayesBlock(Mixin):
         if self._estimator != 'sample':
             ours += ', estimator=%r' % self._estimator
         return '%s, %s)' % (base[:-1], ours) if base.endswith(')') else base
+
+
+def can_have_posterior(param: Parameter, constants: bool = True) -> bool:
+    """Whether ``param`` can be a mu; one whose ``grad_req`` is 'null' cannot if ``constants``.
+
+    What two layers share is the same for both: where the first made it a mu, it is one.
+    """
+    if isinstance(param, (Constant, RhoParameter)) or not param._differentiable:
+        return False
+    return param.grad_req != 'null' or hasattr(param, '_rho') or not constants
+
+
+def check_served(cls: type) -> None:
+    """TypeError if ``cls`` derives from a Gluon block whose output does not come from its ``hybrid_forward``.
+
+    A Bayesian layer draws its weights there. A block that computes its output elsewhere would run without noise, while
+    the KL divergence of its Parameters counts.
+    """
+    blocks = [base for base in cls.__mro__ if issubclass(base, Block) and not issubclass(base, BayesBlock)]
+    if not blocks:      # a mixin for layers
+        return
+    layer, name = blocks[0], cls.__name__
+    advice = ('let it be a HybridBlock whose hybrid_forward takes its Parameters as arguments, and then class '
+              '%s(BayesBlock, %s)' % (name, layer.__name__))
+    if not issubclass(layer, HybridBlock):
+        raise TypeError('a Bayesian layer must derive from a HybridBlock, whose hybrid_forward is handed the weights '
+                        'that are drawn (saw: %s, which derives from %s): %s' % (name, layer.__name__, advice))
+    own = cls.__mro__[:cls.__mro__.index(HybridBlock)]      # what the base of all of Gluon's does is known
+    if not any('hybrid_forward' in vars(base) for base in own if base in blocks):
+        raise TypeError('a Bayesian layer must have a hybrid_forward, which is handed the weights that are drawn '
+                        '(saw: %s, which derives from %s): %s' % (name, layer.__name__, advice))
+    for base in own:
+        for method in ('__call__', 'forward'):
+            if method in vars(base) and not _mentions(vars(base)[method], ('super', method, 'hybrid_forward')):
+                raise TypeError('a Bayesian layer must compute its output in hybrid_forward, which is handed the '
+                                'weights that are drawn (saw: %s.%s, which never gets there): %s' % (
+                                    base.__name__, method, advice))
+
+
+def _mentions(function, names):
+    """Whether the code of ``function`` refers to one of ``names``; True for what has no code to look at."""
+    code = getattr(inspect.unwrap(function), '__code__', None)
+    todo = [code] if code is not None else []
+    while todo:
+        code = todo.pop()
+        if not set(names).isdisjoint(code.co_names):
+            return True
+        todo.extend(constant for constant in code.co_consts if inspect.iscode(constant))
+    return code is None
 
 
 def _gluon_layer(cls):

@@ -61,8 +61,16 @@ def walk(net):
 
 
 def posterior_parameters(net):
-    """The rho Parameters of all Bayesian layers in ``net``, each once, in the order of the layers."""
-    return list({rho: None for block in walk(net) for rho in getattr(block, '_rhos', {}).values()})
+    """The rho Parameters of all Bayesian layers in ``net``, each once, in the order of the layers.
+
+    Each follows the mean that its layer has now: weight dropout replaces Parameters of a finished layer.
+    """
+    found = {}
+    for block in walk(net):
+        for name, rho in getattr(block, '_rhos', {}).items():
+            rho.follow(block._reg_params[name])
+            found[rho] = None
+    return list(found)
 
 
 def add_owner(rho, layer):

@@ -123,6 +123,19 @@ class RhoParameter(_FollowsMu):
         super(RhoParameter, self)._finish_deferred_init()
         forget_shapes([self])
 
+    def follow(self, mu):
+        """Let ``mu`` be the mean from now on, if a Parameter has been put in the place of the one before."""
+        if mu is not self.mu:
+            for param in self.prior_parameters.values():
+                param.mu = mu
+            self.mu = mu
+            mu._rho = self
+
+    @property
+    def hands_out_another_mu(self):
+        """Whether a layer is handed something else than what mu stores, such as its values after weight dropout."""
+        return type(self.mu).data is not Parameter.data
+
     def check_prior(self, prior):
         """ValueError if ``prior`` is for weights of another shape."""
         for value, _ in prior.parameters().values():

@@ -95,7 +95,7 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     new = collect.copy_block(net, memo)
     for block, cls in chosen.items():
         cls._make_bayesian(
-            memo[id(block)], prior=prior, bias_prior=bias_prior, initial_sigma=sigma, kl=kl,
+            memo[id(block)], constants=False, prior=prior, bias_prior=bias_prior, initial_sigma=sigma, kl=kl,
             estimator=estimator if estimator in cls._estimators else 'sample')
     if fraction is not None:
         _set_fraction([memo[id(block)] for block in chosen], new, fraction, floor, prior is None)
