@@ -3,11 +3,14 @@
 import math
 from typing import Any, Optional
 
-from mxnet import initializer
+import numpy as np
+from mxnet import autograd, initializer
+from mxnet.base import MXNetError
 from mxnet.gluon.loss import Loss
+from mxnet.ndarray import NDArray
 
 from .arrays import classic, gluon_kind
-from .checks import check_positive
+from .checks import check_finite, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import rho_from_sigma, sigma_from_rho
 
@@ -21,11 +24,20 @@ class _NLLLoss(Loss):
     def hybrid_forward(self, F, pred, label, sample_weight=None, **params):
         nll = self._nll(F, *classic((pred, label)), **classic(params))
         if sample_weight is not None:
-            # Not broadcast_mul: a weight that is larger than the loss would repeat it, and the sum would count that.
-            nll = nll * F.broadcast_like(classic(sample_weight), nll)
+            # broadcast_mul would repeat the loss where the weight is larger, and the sum would count that.
+            nll = weighted(F, nll, F.broadcast_like(classic(sample_weight), nll))
         if self._weight is not None:
             nll = nll * self._weight
         return gluon_kind(F.sum(nll, axis=self._batch_axis, exclude=True))
+
+
+    def check_call(self, pred: Any, label: Any, sample_weight: Any = None) -> None:
+        """Raise ValueError if the arguments of a call cannot be right; this one takes what MXNet takes."""
+
+
+def weighted(F, nll, weight):
+    """``nll * weight``, and 0 where ``weight`` is 0, also where ``nll`` is infinite."""
+    return F.where(weight == 0, F.zeros_like(nll), nll * weight)
 
 
 class CategoricalNLLLoss(_NLLLoss):
@@ -36,6 +48,10 @@ class CategoricalNLLLoss(_NLLLoss):
     with p over the output positions. ``gluon.loss.SoftmaxCrossEntropyLoss`` is the same for one position, but
     averages over several, which is not a log likelihood.
 
+    A label that is no class has probability 0, and so an infinite loss and no gradient. Such labels raise in predict
+    mode; in train mode no step waits to look at them, and :meth:`BBBLoss.check_finite` raises. Where ``sample_weight``
+    is 0, the label can be anything.
+
     Parameters
     ----------
     axis : int, default -1
@@ -44,6 +60,8 @@ class CategoricalNLLLoss(_NLLLoss):
         Global scalar weight for the loss.
     batch_axis : int, default 0
         The axis of the mini-batch.
+    ignore_label : float, default None
+        A label, such as -1, that marks positions which add nothing to the loss.
 
     Inputs:
         - **pred**: logits, e.g. shape (batch_size, classes) or (batch_size, positions, classes)
@@ -52,14 +70,73 @@ class CategoricalNLLLoss(_NLLLoss):
 
     Outputs:
         - **loss**: shape (batch_size,), nats per example
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``ignore_label`` is not a finite number. When it is called: if ``label`` or ``sample_weight`` has another
+        shape, such as that of one-hot labels; in predict mode, if a label is no whole number from 0 to classes - 1.
     """
 
-    def __init__(self, axis: int = -1, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
-        super(CategoricalNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+    def __init__(self, axis: int = -1, weight: Optional[float] = None, batch_axis: int = 0,
+                 ignore_label: Optional[float] = None, **kwargs: Any):
+        super().__init__(weight, batch_axis, **kwargs)
         self._axis = axis
+        self._ignore_label = None if ignore_label is None else check_finite('ignore_label', ignore_label)
+
+    def forward(self, pred, label, *sample_weight):
+        if isinstance(pred, NDArray) and not autograd.is_training():
+            self.check_call(pred, label, *sample_weight)
+        try:
+            return super().forward(pred, label, *sample_weight)
+        except MXNetError:
+            if isinstance(pred, NDArray):       # what it says of shapes is of its operators'
+                self.check_call(pred, label, *sample_weight)
+            raise
 
     def _nll(self, F, pred, label):
-        return -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
+        nll = -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
+        # For a label that is no class, pick takes the nearest one.
+        classes = F.cast(F.contrib.arange_like(F.BlockGrad(pred), axis=self._axis), dtype='float32')
+        label = F.reshape_like(F.cast(label, dtype='float32'), nll)
+        nll = F.where(F.take(classes, label, mode='clip') == label, nll, F.BlockGrad(nll) + math.inf)
+        if self._ignore_label is None:
+            return nll
+        return F.where(label == self._ignore_label, F.zeros_like(nll), nll)
+
+    def check_call(self, pred, label, sample_weight=None):
+        """Raise ValueError if a shape is wrong, or, in predict mode, a label is no class.
+
+        Parameters
+        ----------
+        pred, label, sample_weight : NDArray
+            As this loss takes them.
+        """
+        axis = self._axis % len(pred.shape)
+        num_classes, positions = pred.shape[axis], pred.shape[:axis] + pred.shape[axis + 1:]
+        kept = pred.shape[:axis] + (1,) + pred.shape[axis + 1:]
+        if label.shape not in (positions, kept):
+            raise ValueError('label must be class indices in the shape %s, that of pred without the axis of classes '
+                             '(saw: shape %s%s)' % (positions, label.shape, '' if label.shape != pred.shape else (
+                                 '; of one-hot labels, take label.argmax(axis=%d)' % self._axis)))
+        weight = None if sample_weight is None else sample_weight.asnumpy()
+        if weight is not None:
+            if weight.ndim != len(kept) or any(one not in (1, other) for one, other in zip(weight.shape, kept)):
+                raise ValueError('sample_weight must have the shape %s, or 1 in place of some of these sizes (saw: '
+                                 'shape %s%s)' % (kept, weight.shape, '' if weight.shape != positions else (
+                                     '; take sample_weight.expand_dims(axis=%d)' % self._axis)))
+        if autograd.is_training():      # this would wait for the label, which may still be computed
+            return
+        labels = label.asnumpy().reshape(kept).astype('float64')
+        wrong = ~np.isin(labels, np.arange(num_classes))
+        if self._ignore_label is not None:
+            wrong &= labels != self._ignore_label
+        if weight is not None:
+            wrong &= np.broadcast_to(weight, kept) != 0
+        if wrong.any():
+            raise ValueError('label must be whole numbers from 0 to %d%s (saw: %r)' % (
+                num_classes - 1, '; give ignore_label for positions without a class' if self._ignore_label is None
+                else ', or ignore_label, %g' % self._ignore_label, float(labels[wrong][0])))
 
 
 class GaussianNLLLoss(_NLLLoss):

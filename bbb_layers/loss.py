@@ -5,6 +5,7 @@ import copy
 from typing import Any, Optional
 
 from mxnet import autograd, ndarray
+from mxnet.base import MXNetError
 from mxnet.context import Context
 from mxnet.gluon import Block, HybridBlock
 from mxnet.gluon.loss import Loss
@@ -15,7 +16,7 @@ from .arrays import classic, gluon_kind, value_of
 from .checks import check_count, check_finite, check_not_negative, check_positive, normal
 from .contexts import computed_on, moved_to
 from .finite import Watch
-from .likelihoods import CategoricalNLLLoss
+from .likelihoods import CategoricalNLLLoss, weighted
 from .native import draw as native_draw
 from .precision import widened
 
@@ -175,7 +176,13 @@ class BBBLoss(Loss):
         with self._kl_terms(first.context) as (terms, call):
             if (self._graph is not None and sample_weight is None and self._weight is None and len(terms) == 1
                     and terms[0].dtype == first.dtype):
-                loss, nll, kl = self._graph(output, label, terms[0], self._as_array(weight, terms[0]))
+                if not autograd.is_training():
+                    self.likelihood.check_call(output, label)
+                try:
+                    loss, nll, kl = self._graph(output, label, terms[0], self._as_array(weight, terms[0]))
+                except MXNetError:
+                    self.likelihood.check_call(output, label)
+                    raise
                 self._check_nll(nll, batch_size)
             else:
                 nll = self._nll_per_example(output, label, sample_weight, batch_size)
@@ -209,16 +216,22 @@ class BBBLoss(Loss):
         return last[1]
 
     def _nll_per_example(self, output, label, sample_weight, batch_size):
+        is_ours = hasattr(self.likelihood, 'check_call')
         per_example = sample_weight is not None and sample_weight.size == batch_size and (
             sample_weight.ndim == 1 or sample_weight.shape[self._batch_axis] == batch_size)
-        if sample_weight is None or per_example:
+        if per_example and is_ours:     # it then knows which examples count
+            first = next(collect.leaves([output]))
+            shape = [1] * first.ndim
+            shape[self._batch_axis] = batch_size
+            sample_weight = sample_weight.reshape(shape).astype(first.dtype, copy=False)
+        if sample_weight is None or (per_example and not is_ours):
             nll = self.likelihood(output, label)
         else:
             nll = self.likelihood(output, label, sample_weight)
         self._check_nll(nll, batch_size)
         nll = classic(nll)
-        if per_example:
-            nll = nll * classic(sample_weight).reshape((-1,)).astype(nll.dtype, copy=False)
+        if per_example and not is_ours:
+            nll = weighted(ndarray, nll, classic(sample_weight).reshape((-1,)).astype(nll.dtype, copy=False))
         return nll if self._weight is None else nll * self._weight
 
     def _check_nll(self, nll, batch_size):

@@ -1,0 +1,124 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Labels of classes: those that are ignored, those that are no class, and shapes that only look right."""
+import re
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import hybridize
+from mxnet import autograd
+from mxnet.gluon import nn
+
+from bbb_layers import BayesDense, BBBLoss, CategoricalNLLLoss, GaussianPrior
+
+
+def make_net(mode, positions=False):
+    net = nn.HybridSequential()
+    net.add(BayesDense(3, in_units=4, flatten=not positions, prior=GaussianPrior(), initial_sigma=1e-6))
+    net.initialize(mx.init.Normal(1.))
+    return hybridize(net, mode)
+
+
+def loss_and_gradient(net, loss_fn, data, label, *weight):
+    with autograd.record():
+        loss = loss_fn(net(data), label, *weight)
+    loss.backward()
+    return loss.asnumpy(), net[0].weight.grad().asnumpy()
+
+
+@pytest.mark.parametrize('ignored, dtype', [(-1, 'float32'), (-1, 'int32'), (255, 'uint8'), (7, 'float64'),
+                                            (1, 'float32')])
+def test_ignore_label(ignored, dtype, mode):
+    """Ignored positions add nothing to the loss and have no gradient: as if their sample_weight were 0."""
+    net = make_net(mode, positions=True)
+    data = mx.nd.random.normal(shape=(2, 5, 4))
+    classes = np.array([[0, 1, 2, 1, 0], [2, 2, 0, 1, 1]])
+    skipped = np.array([[0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool) if ignored != 1 else classes == 1
+    label = mx.nd.array(np.where(skipped, ignored, classes), dtype=dtype)
+    loss_fn = BBBLoss(net, num_train=1e9, likelihood=CategoricalNLLLoss(ignore_label=ignored))
+    expected_fn = BBBLoss(net, num_train=1e9)
+    weight = mx.nd.array(~skipped).expand_dims(axis=-1)
+    for _ in range(3):
+        expected = loss_and_gradient(net, expected_fn, data, mx.nd.array(classes), weight)
+        values = loss_and_gradient(net, loss_fn, data, label)
+        for value, other in zip(values, expected):
+            assert np.allclose(value, other, rtol=1e-3, atol=1e-4)
+    if ignored != 1:
+        assert loss_fn.nll.asnumpy()[1] == 0
+    assert np.isfinite(loss_fn(net(data), label).asnumpy()).all()
+
+
+@pytest.mark.parametrize('wrong', [-1., 3., 1.5, float('nan'), 1e9])
+def test_labels_outside_the_classes(wrong, mode):
+    """They raise in predict mode; in train mode the example's loss is infinite, its gradient 0, and check_finite
+    raises."""
+    net = make_net(mode)
+    loss_fn = BBBLoss(net, num_train=1e9)
+    data, label = mx.nd.random.normal(shape=(3, 4)), mx.nd.array([0, wrong, 2])
+    for _ in range(3):
+        loss, gradient = loss_and_gradient(net, loss_fn, data, label)
+        assert np.isinf(loss[1]) and np.isfinite(loss[[0, 2]]).all()
+        expected = loss_and_gradient(net, loss_fn, data, mx.nd.array([0, 1, 2]), mx.nd.array([1, 0, 1]))
+        assert np.allclose(loss[[0, 2]], expected[0][[0, 2]], rtol=1e-3)
+        assert np.allclose(gradient, expected[1], atol=1e-3)
+    loss_fn.check_finite()      # the last call had weight 0 there
+    loss_and_gradient(net, loss_fn, data, label)
+    with pytest.raises(FloatingPointError, match='NLL.*probability 0, such as -1 for a class'):
+        loss_fn.check_finite()
+    with pytest.warns(RuntimeWarning, match='not finite in call'):
+        with pytest.raises(ValueError, match=r'label must be whole numbers from 0 to 2; give ignore_label .*\(saw: %s\)'
+                           % re.escape(repr(wrong))):
+            loss_fn(net(data), label)
+    with pytest.raises(ValueError, match='label must be whole numbers'):
+        CategoricalNLLLoss()(net(data), label)
+    # With weight 0 a label can be anything, as in a mask.
+    for weight in (mx.nd.array([1, 0, 1]), mx.nd.array([[1], [0], [1]])):
+        assert np.isfinite(loss_fn(net(data), label, weight).asnumpy()).all()
+    loss, gradient = loss_and_gradient(net, loss_fn, data, label, mx.nd.array([1, 0, 1]))
+    assert np.isfinite(loss).all() and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_shapes_of_labels_and_masks(training, mode):
+    """Shapes that users are likely to give raise an error that says which shape is right."""
+    net = make_net(mode, positions=True)
+    loss_fn = BBBLoss(net, num_train=10)
+    data = mx.nd.random.normal(shape=(2, 5, 4))
+    label = mx.nd.zeros((2, 5))
+
+    def call(label, *weight):
+        if not training:
+            return loss_fn(net(data), label, *weight)
+        with autograd.record():
+            return loss_fn(net(data), label, *weight)
+
+    with pytest.raises(ValueError, match=r'label must be class indices in the shape \(2, 5\).*saw: shape \(2, 5, 3\); of '
+                                         r'one-hot labels, take label.argmax\(axis=-1\)'):
+        call(label.one_hot(3))
+    with pytest.raises(ValueError, match=r'label must be class indices in the shape \(2, 5\).*saw: shape \(5, 2\)\)'):
+        call(label.T)
+    with pytest.raises(ValueError, match=r'sample_weight must have the shape \(2, 5, 1\).*saw: shape \(2, 5\); take '
+                                         r'sample_weight.expand_dims\(axis=-1\)'):
+        call(label, mx.nd.ones((2, 5)))
+    assert call(label, mx.nd.ones((2, 5, 1))).shape == (2,)
+    assert call(label.expand_dims(axis=-1)).shape == (2,)
+
+
+def test_axis_of_classes():
+    """With the classes on another axis, the shapes and the number of classes follow it."""
+    pred = mx.nd.random.normal(shape=(2, 3, 5))
+    likelihood = CategoricalNLLLoss(axis=1)
+    label = mx.nd.array([[0, 1, 2, 2, 1], [2, 0, 0, 1, 2]])
+    expected = CategoricalNLLLoss()(pred.transpose((0, 2, 1)), label)
+    assert np.allclose(likelihood(pred, label).asnumpy(), expected.asnumpy(), rtol=1e-5)
+    with pytest.raises(ValueError, match='from 0 to 2'):
+        likelihood(pred, label + 1)
+    with pytest.raises(ValueError, match=r'sample_weight must have the shape \(2, 1, 5\)'):
+        likelihood(pred, label, mx.nd.ones((2, 5)))
+
+
+@pytest.mark.parametrize('value, error', [('a', TypeError), (float('nan'), ValueError), (float('inf'), ValueError),
+                                          (True, TypeError)])
+def test_ignore_label_must_be_a_number(value, error):
+    with pytest.raises(error, match='ignore_label must be'):
+        CategoricalNLLLoss(ignore_label=value)
