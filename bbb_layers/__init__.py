@@ -11,6 +11,7 @@ from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss,
 from .loss import BBBLoss, kl_divergence
 from .monte_carlo import MonteCarlo
 from .optimizer import FusedAdam
+from .parameters import mu_params, rho_params
 from .predict import predict
 from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .prune import prune, pruning_curve, signal_to_noise
@@ -31,4 +32,4 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
-           'to_sparse', 'FusedAdam', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']
+           'to_sparse', 'mu_params', 'rho_params', 'FusedAdam', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']

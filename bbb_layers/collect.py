@@ -414,6 +414,7 @@ def _run_graph(block, tapped, args, context):
     if block._cached_op is None:
         if block._cached_graph and block._cached_graph is not tapped.base:
             block._clear_cached_op()    # a graph from elsewhere, such as Block.load, has no KL terms
+        _check_names(block)
         rhos = posterior_parameters(block)
         if not native_draw.shapes_are_known(rhos):
             # The native operator is only in a graph that is traced after this.
@@ -439,6 +440,21 @@ def _run_graph(block, tapped, args, context):
         # Detached, so that nothing of what was recorded is kept alive.
         tapped.running[context] = mode, [array.detach() for array in leaves(result)]
     return result
+
+
+def _check_names(block):
+    """RuntimeError if a Parameter stands in ``block`` under a name that is not its own.
+
+    ``Block.load`` of a network with another prefix leaves Parameters so. Gluon then runs the graph that was saved, but
+    fails to trace another one, in which each Parameter has its own name.
+    """
+    for name, param in block.collect_params().items():
+        if name != param.name:
+            raise RuntimeError(
+                'Block.load has given Parameter %s of %s the name %s of the network that was saved, so that MXNet cannot '
+                'trace the graph which a BBBLoss needs. Make the network with the prefix of the one that was saved, such '
+                'as nn.HybridSequential(prefix=...), before load; or use save_parameters and load_parameters, which do '
+                'not depend on prefixes' % (param.name, type(block).__name__, name))
 
 
 def runs_eagerly(block):

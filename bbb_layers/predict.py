@@ -1,11 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Monte Carlo prediction: outputs of many draws of the weights."""
+import contextlib
 import itertools
 from functools import partial
 from typing import Any, Iterable, Union
 
 import numpy as np
 from mxnet import autograd, ndarray
+from mxnet.base import MXNetError
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
@@ -32,9 +34,10 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     ----------
     net : Block
     data : NDArray, tuple, or iterable of batches such as gluon.data.DataLoader
-        Examples; a tuple of the inputs if ``net`` takes several, each an NDArray or a list of NDArrays. A batch is an
-        array, or a list or tuple whose first item is the input (itself a list or tuple if there are several) and
-        whose second the label. The loader is read once, so that its order, shuffled or not, is that of the outputs.
+        Examples; a tuple of the inputs if ``net`` takes several, each an NDArray or a list of NDArrays. A list of
+        NDArrays is an iterable of batches. A batch is an array, or a list or tuple whose first item is the input
+        (itself a list or tuple if there are several) and whose second the label. The loader is read once, so that its
+        order, shuffled or not, is that of the outputs.
     num_samples : int, default 32
         Number of draws S.
     batch_size : int, default 256
@@ -62,8 +65,8 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     TypeError
         If ``data`` is neither an array nor an iterable of batches.
     ValueError
-        If ``net`` has no Bayesian layer, a mu or sigma is not finite, a count is less than 1, or ``data`` is empty or
-        has no labels.
+        If ``net`` has no Bayesian layer, a mu or sigma is not finite, a count is less than 1, or ``data`` is empty, has
+        no labels, or is a list of arrays that ``net`` does not take one by one.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
     """
@@ -93,15 +96,29 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
             if not group:
                 break
             labels.extend(label for _, label in group)
-            outputs.append(_of_all_draws(plain, [
-                _map(lambda array: array.as_in_context(context), inputs) for inputs, _ in group],
-                num_samples, seed, batch_axis, bar))
+            with _told_of_tuples(data):
+                outputs.append(_of_all_draws(plain, [
+                    _map(lambda array: array.as_in_context(context), inputs) for inputs, _ in group],
+                    num_samples, seed, batch_axis, bar))
     if not outputs:
         raise ValueError('data must have at least one batch (saw: an empty %s)' % type(data).__name__)
     result = _map(lambda *parts: _concat(parts, batch_axis + 1), *outputs)
     if with_labels:
         result = result, _concat(labels, batch_axis if labels[0].ndim > batch_axis else 0)
     return gluon_kind(result)
+
+
+@contextlib.contextmanager
+def _told_of_tuples(data):
+    """What fails inside says that a list is not several inputs, if ``data`` is a list of arrays."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError, MXNetError) as error:
+        if not (isinstance(data, list) and _holds_arrays(data)):
+            raise
+        raise ValueError('data must be a tuple if net takes several inputs, such as predict(net, (a, b)): a list is read '
+                         'as batches (saw: a list of %d arrays, which net does not take as batches: %s)' % (
+                             len(data), str(error).strip().splitlines()[-1])) from error
 
 
 def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):

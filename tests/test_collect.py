@@ -1002,6 +1002,40 @@ def test_format_of_the_outputs_stays_the_blocks_own(tmp_path):
         np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
 
 
+@pytest.mark.parametrize('loss_first', [True, False])
+def test_block_load_of_another_prefix(loss_first, tmp_path):
+    """Gluon cannot trace a graph anew where Block.load has renamed Parameters; the error says what to do, and it helps.
+    """
+    def net_with_prefix(prefix):
+        net = nn.HybridSequential(prefix=prefix)
+        with net.name_scope():
+            net.add(dense(5, in_units=IN), dense(OUT, in_units=5))
+        net.initialize()
+        net.hybridize()
+        return net
+
+    saved, path = net_with_prefix('saved_'), str(tmp_path / 'net')
+    x, y = batch()
+    saved(x)
+    saved.save(path)
+    for prefix in ('other_', 'saved_'):
+        net = net_with_prefix(prefix)
+        if loss_first:
+            BBBLoss(net, NUM_TRAIN)
+        net.load(path)
+        loss_fn = BBBLoss(net, NUM_TRAIN)
+        for _ in range(2):
+            with autograd.record():
+                if prefix == 'other_':
+                    with pytest.raises(RuntimeError, match='given Parameter other_.*the name saved_.*save_parameters'):
+                        net(x)
+                else:
+                    loss_fn(net(x), y)
+        if prefix == 'saved_':
+            np.testing.assert_array_equal(net(x).asnumpy(), saved(x).asnumpy())
+            np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
 def test_a_network_with_a_loss_is_not_pickled():
     net = make(sequential, None)
     pickle.loads(pickle.dumps(net))

@@ -4,7 +4,7 @@ import networks
 import numpy as np
 import pytest
 from conftest import hybridize
-from mxnet import autograd, gluon, nd
+from mxnet import MXNetError, autograd, gluon, nd
 from mxnet.gluon import nn
 from mxnet.gluon.data import ArrayDataset, DataLoader
 
@@ -229,3 +229,29 @@ def test_given_states_and_missing_outputs():
 
     output, nothing = predict(WithNone(), nd.ones((3, 3)), num_samples=2, batch_size=2)
     assert output.shape == (2, 3, 2) and nothing is None
+
+
+def test_several_inputs_as_a_list():
+    """A list is read as batches. Where the network takes several inputs, the error must say that they are a tuple."""
+    class Sum(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.dense = linear()
+
+        def hybrid_forward(self, F, a, b, c):
+            return self.dense(a + b) + c
+
+    net = Sum()
+    arrays = [nd.ones((4, 3)), nd.zeros((4, 3)), nd.ones((4, 2))]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r'data must be a tuple .*predict\(net, \(a, b\)\).*list of 3 arrays.*missing'):
+            predict(net, arrays, num_samples=2, progress=False)
+        net.hybridize()
+    assert predict(net, tuple(arrays), num_samples=2).shape == (2, 4, 2)
+    # Of another shape than the network's input, but not missing.
+    with pytest.raises(ValueError, match='data must be a tuple .*list of 2 arrays'):
+        predict(linear(), [nd.ones((4, 3)), nd.ones((4, 5))], num_samples=2, progress=False)
+    assert predict(linear(), [nd.ones((4, 3)), nd.ones((2, 3))], num_samples=2, progress=False).shape == (2, 6, 2)
+    # What fails otherwise says what it always did.
+    with pytest.raises(MXNetError):
+        predict(linear(), nd.ones((4, 5)), num_samples=2)
