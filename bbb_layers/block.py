@@ -35,6 +35,9 @@ class BayesBlock(Mixin):
     mode, the posterior mean in predict mode. In a network that has a :class:`~bbb_layers.BBBLoss`, a Parameter that
     is used several times in one forward has one draw.
 
+    A Parameter whose ``grad_req`` is 'null' when the layer is made, such as gamma of ``nn.LayerNorm(scale=False)``, is a
+    constant and has no posterior. The ``grad_req`` of mu can be changed later: a frozen mean keeps its posterior.
+
     Parameters
     ----------
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
@@ -50,9 +53,6 @@ class BayesBlock(Mixin):
         Whether the KL divergence takes its closed form where the prior has one, or is always sampled.
     *args, **kwargs
         As the Gluon layer takes them.
-
-    A Parameter whose ``grad_req`` is 'null' when the layer is made, such as gamma of ``nn.LayerNorm(scale=False)``, is a
-    constant and has no posterior. The ``grad_req`` of mu can be changed later: a frozen mean keeps its posterior.
 
     Raises
     ------
@@ -199,6 +199,26 @@ class BayesBlock(Mixin):
             self.params._params.pop(param.name, None)
             self._reg_params.pop('%s_%s' % (name, prior_name))
             delattr(self, '%s_%s' % (name, prior_name))
+
+    def _collect_params_with_prefix(self, prefix=''):
+        if super()._collect_params_with_prefix.__func__ is Block._collect_params_with_prefix:
+            return super()._collect_params_with_prefix(prefix)
+        # The block has names of its own for its Parameters, by patterns that know of no rho: it is shown the others.
+        ours = {}       # attribute name of a mu -> endings of what belongs to it
+        for name, rho in self._rhos.items():
+            ours[name] = ['_rho'] + ['_' + prior_name for prior_name in rho.prior_parameters]
+        hidden = {name + ending for name, endings in ours.items() for ending in endings}
+        plain = object.__new__(_gluon_layer(type(self)))
+        plain.__dict__.update(self.__dict__, _reg_params={
+            name: param for name, param in self._reg_params.items() if name not in hidden})
+        attributes = {self._reg_params[name]: name for name in ours}
+        found = {}
+        for name, param in plain._collect_params_with_prefix(prefix).items():
+            found[name] = param
+            attribute = attributes.get(param)
+            if attribute is not None:
+                found.update((name + ending, self._reg_params[attribute + ending]) for ending in ours[attribute])
+        return found
 
     def _check_cast(self, dtype):
         """What ``cast`` of a network asks all its layers before it changes one."""

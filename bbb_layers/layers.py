@@ -49,7 +49,17 @@ class BayesLinear(BayesBlock):
         return output if self.act is None else self.act(output)
 
 
-class BayesDense(BayesLinear, nn.Dense):
+class _BayesDense(BayesLinear):
+    """Mixin for the dense layer and classes derived from it."""
+
+    _not_in_float16 = 'FullyConnected'
+
+    def _example_shape(self, F, array):
+        # The number of axes is unknown while this is traced; a reduction with ``exclude`` does without it.
+        return array if self._flatten else F.max(array, axis=(0, -1), exclude=True, keepdims=True)
+
+
+class BayesDense(_BayesDense, nn.Dense):
     r"""Densely connected layer with a posterior over its weights and biases.
 
     .. math:: y = f(x W^T + b), \quad W \sim N(\mu_W, \sigma_W^2), \quad b \sim N(\mu_b, \sigma_b^2)
@@ -83,12 +93,6 @@ class BayesDense(BayesLinear, nn.Dense):
     Outputs:
         - **out**: shape (batch_size, units), or (x1, ..., xn, units) with ``flatten=False``
     """
-
-    _not_in_float16 = 'FullyConnected'
-
-    def _example_shape(self, F, array):
-        # The number of axes is unknown while this is traced; a reduction with ``exclude`` does without it.
-        return array if self._flatten else F.max(array, axis=(0, -1), exclude=True, keepdims=True)
 
 
 class _BayesConv(BayesLinear):

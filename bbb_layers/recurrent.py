@@ -15,14 +15,6 @@ from .block import BayesBlock
 __all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell']
 
 
-class _WithoutRho(object):
-    """A recurrent layer as Gluon's own code sees it, with mu alone: it renames Parameters by a pattern."""
-
-    def __init__(self, layer):
-        self._children = layer._children
-        self._reg_params = {name: layer._reg_params[name] for name in layer._rhos}
-
-
 class _BayesRecurrent(BayesBlock):
     """Mixin for all of them. Where it can, the plain layer is Gluon's own class."""
 
@@ -44,14 +36,6 @@ class _BayesRNNLayer(_BayesRecurrent):
             raise ValueError("dtype of %s with num_layers > 1 must be float32, since MXNet 1.9.1's operator has wrong "
                              'gradients of all layers but the last in float64 (saw: num_layers=%d)' % (
                                  type(self).__name__, self._num_layers))
-
-    def _collect_params_with_prefix(self, prefix=''):
-        names = super()._collect_params_with_prefix.__func__(_WithoutRho(self), prefix)
-        attributes = {rho.mu: name for name, rho in self._rhos.items()}
-        endings = [''] + sorted({ours[len(name):] for name in self._rhos for ours in self._reg_params
-                                 if ours.startswith(name + '_')})
-        return {structural + ending: self._reg_params[attributes[mu] + ending] for structural, mu in names.items()
-                for ending in endings if attributes[mu] + ending in self._reg_params}
 
 
 class BayesRNN(_BayesRNNLayer, np_recurrent.RNN):

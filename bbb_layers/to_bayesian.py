@@ -1,29 +1,29 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayesian networks out of trained plain ones."""
+import warnings
 from typing import Callable, Optional
 
 import numpy as np
 from mxnet import autograd, ndarray
-from mxnet.gluon import Block, nn, rnn
+from mxnet.gluon import Block
 
-from . import collect, layers, np_recurrent, posterior, recurrent
+from . import collect, layers, posterior
 from .arrays import set_value, value_of
 from .checks import check_positive, is_one_of
+from .inventory import blocks_with_paths, plain_weights
+from .own_blocks import BAYESIAN, bayesian_class
 from .priors import Prior, check_prior
 from .set_prior import posterior_of, replace_priors
 
 __all__ = ['to_bayesian']
 
-#: Gluon's layer -> the Bayesian one.
-BAYESIAN = {getattr(module, name): getattr(ours, 'Bayes' + name) for module, ours, names in (
-    (nn, layers, ('Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose',
-                  'Embedding')),
-    (rnn, recurrent, np_recurrent.__all__), (np_recurrent, recurrent, np_recurrent.__all__)) for name in names}
+#: So many layers are named in a warning.
+_MOST = 20
 
 
 def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[Prior] = None, sigma: float = 0.05,
                 fraction: Optional[float] = None, floor: float = 1e-3, estimator: str = 'sample', kl: str = 'auto',
-                where: Optional[Callable[[str, Block], bool]] = None) -> Block:
+                where: Optional[Callable[[str, Block], bool]] = None, own_blocks: bool = False) -> Block:
     r"""A Bayesian network out of a trained plain one, with the trained weights as the posterior's mean mu.
 
     .. math:: q(w) = N(w_0, \sigma^2), \quad \text{or with a fraction } \delta: \quad
@@ -31,7 +31,14 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
 
     A copy in which Dense, convolutions, transposed convolutions, Embedding and the recurrent layers and cells of Gluon
     are the Bayesian layers of this package, where they stand: children, attributes and aliases, with their prefixes and
-    names. Layers of classes derived from these stay as they are. ``net`` is not changed, and may have run hybridized.
+    names. ``net`` is not changed, and may have run hybridized.
+
+    Layers of other classes stay as they are, and a warning names those that hold a Parameter of two or more dimensions
+    which learns. With ``own_blocks``, blocks of other classes become Bayesian too, if they take their Parameters as
+    arguments of ``hybrid_forward``: classes derived from Gluon's layers, ``LayerNorm``, ``PReLU``, attention cells,
+    position embeddings of one's own. Each class gets a Bayesian one, as ``class BayesX(BayesBlock, X)`` would be; what
+    is not a layer of this package's, or computes its output in another way than this, has only the estimator 'sample'.
+    :func:`posterior_summary` lists what has a posterior.
 
     Parameters
     ----------
@@ -51,8 +58,12 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         Of the layers that have it; the others take 'sample'.
     kl : {'auto', 'sample'}, default 'auto'
     where : function of (name, layer), default all
-        Whether ``layer`` becomes Bayesian; asked for each layer that can. ``name`` is its path, as the names of
-        ``save_parameters`` have it (``'features.0'``), empty for ``net`` itself.
+        Whether ``layer`` becomes Bayesian; asked for each layer that can, and for those that the warning would name.
+        ``name`` is its path, as the names of ``save_parameters`` have it (``'features.0'``), empty for ``net`` itself.
+    own_blocks : bool, default False
+        Whether blocks of other classes than Gluon's layers become Bayesian too. Their Parameters with ``grad_req``
+        'null' count as constants, which have no posterior; those of Gluon's layers count as frozen means. ``BatchNorm``
+        and the classes derived from it never become Bayesian.
 
     Returns
     -------
@@ -67,6 +78,12 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         gradients, a Parameter is shared with a layer that does not, or an argument is outside its range.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
+
+    Warns
+    -----
+    UserWarning
+        Once, if layers without a posterior hold weights: their paths and classes. With ``own_blocks`` also those whose
+        Parameters have one dimension, but for BatchNorm. Layers that ``where`` leaves out are not named.
 
     References
     ----------
@@ -87,7 +104,16 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     if not is_one_of(estimator, layers.BayesLinear._estimators):
         raise ValueError('estimator must be one of %s (saw: %r)' % (
             ', '.join(map(repr, layers.BayesLinear._estimators)), estimator))
-    chosen = {block: cls for name, block, cls in _convertible(net) if where is None or where(name, block)}
+    chosen, plain = {}, []
+    for path, block in blocks_with_paths(net):
+        cls, weights = bayesian_class(block, own_blocks), plain_weights(block, 1 if own_blocks else 2)
+        if cls is not None:     # what else it holds than its attributes gets no posterior
+            weights = [name for name in weights if name not in block._reg_params]
+        if (cls is not None or weights) and (where is None or where(path, block)):
+            if cls is not None:
+                chosen[block] = cls
+            if weights:
+                plain.append('%s (%s: %s)' % (path or 'net itself', type(block).__name__, ', '.join(weights)))
     if not chosen:
         raise ValueError('net must hold at least one layer to become Bayesian, such as nn.Dense (saw: %r)' % (net,))
     _check_weights(net, chosen)
@@ -95,24 +121,20 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     new = collect.copy_block(net, memo)
     for block, cls in chosen.items():
         cls._make_bayesian(
-            memo[id(block)], constants=False, prior=prior, bias_prior=bias_prior, initial_sigma=sigma, kl=kl,
+            memo[id(block)], constants=type(block) not in BAYESIAN, prior=prior, bias_prior=bias_prior, initial_sigma=sigma, kl=kl,
             estimator=estimator if estimator in cls._estimators else 'sample')
     if fraction is not None:
         _set_fraction([memo[id(block)] for block in chosen], new, fraction, floor, prior is None)
+    if plain:
+        warnings.warn(
+            'to_bayesian leaves weights without a posterior in %d layer%s: %s%s. %s Leave out by where= what is meant to '
+            'stay plain' % (
+                len(plain), 's' * (len(plain) > 1), '; '.join(plain[:_MOST]),
+                '; and %d more, see posterior_summary' % (len(plain) - _MOST) if len(plain) > _MOST else '',
+                'They do not take their Parameters as arguments of hybrid_forward.' if own_blocks else
+                'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.'),
+            UserWarning, stacklevel=2)
     return new
-
-
-def _convertible(net):
-    """(path, block, Bayesian class) of each layer that can become Bayesian, each once."""
-    todo, seen = [('', net)], set()
-    while todo:
-        path, block = todo.pop(0)
-        if block in seen:
-            continue
-        seen.add(block)
-        if type(block) in BAYESIAN:
-            yield path, block, BAYESIAN[type(block)]
-        todo.extend((path + '.' * bool(path) + name, child) for name, child in block._children.items())
 
 
 def _check_weights(net, chosen):

@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The reference has every public name, and docstrings and type hints say what the signatures do."""
+import dataclasses
 import importlib
 import inspect
 import re
@@ -69,7 +70,8 @@ def test_what_the_reference_names_exists():
 def test_docstring(name):
     function = CALLABLES[name]
     assert function.__doc__
-    names = documented(function, 'Attributes' if hasattr(function, '_fields') else 'Parameters')
+    is_record = hasattr(function, '_fields') or dataclasses.is_dataclass(function)
+    names = documented(function, 'Attributes' if is_record else 'Parameters')
     if inspect.isclass(function) and issubclass(function, BayesBlock) and names is None:
         # It may refer to the Gluon layer, if it takes what this takes, and as keywords what BayesBlock does.
         gluon = function._plain_class()

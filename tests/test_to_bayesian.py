@@ -10,7 +10,7 @@ from mxnet.gluon.model_zoo import vision
 
 from bbb_layers import (BayesConv2D, BayesDense, BBBLoss, GaussianPrior, LaplacePrior, ScaleMixturePrior, StudentTPrior,
                         kl_divergence, to_bayesian, to_deterministic)
-from bbb_layers.to_bayesian import BAYESIAN
+from bbb_layers.own_blocks import BAYESIAN
 
 
 @pytest.mark.parametrize('name', networks.NETWORKS)
@@ -150,7 +150,9 @@ def test_derived_classes_stay():
     net = nn.HybridSequential()
     net.add(Mine(3, in_units=2), nn.Dense(2, in_units=3))
     net.initialize()
-    new = to_bayesian(net)
+    with pytest.warns(UserWarning, match=r'in 1 layer: 0 \(Mine: weight\)\. own_blocks=True makes') as caught:
+        new = to_bayesian(net)
+    assert [warning.filename for warning in caught] == [__file__]
     assert type(new[0]) is Mine and type(new[1]) is BayesDense
 
 

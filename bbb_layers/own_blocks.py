@@ -1,0 +1,75 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Bayesian classes for blocks that this package has none for: a user's own, and Gluon's without a counterpart."""
+from typing import Dict, Optional, Type
+
+from mxnet.gluon import Block, nn, rnn
+from mxnet.gluon.nn.basic_layers import _BatchNorm
+
+from . import layers, np_recurrent, recurrent
+from .block import BayesBlock, can_have_posterior, check_served
+from .transposed import TransposedByConvolution
+
+__all__ = ['BAYESIAN', 'bayesian_class']
+
+#: Gluon's layer -> the Bayesian one.
+BAYESIAN: Dict[type, type] = {getattr(module, name): getattr(ours, 'Bayes' + name) for module, ours, names in (
+    (nn, layers, ('Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose',
+                  'Embedding')),
+    (rnn, recurrent, np_recurrent.__all__), (np_recurrent, recurrent, np_recurrent.__all__)) for name in names}
+
+#: Any other plain class -> the Bayesian one that was made for it, None if it cannot be Bayesian.
+_made: Dict[type, Optional[type]] = {}
+
+
+def bayesian_class(block: Block, own_blocks: bool = False) -> Optional[Type[BayesBlock]]:
+    """The Bayesian class for a plain ``block``, None if there is none or it has no Parameter to learn.
+
+    Parameters
+    ----------
+    block : Block
+    own_blocks : bool, default False
+        Whether other classes than Gluon's layers have one too.
+    """
+    if type(block) in BAYESIAN:
+        return BAYESIAN[type(block)]
+    if own_blocks and any(map(can_have_posterior, block._reg_params.values())):
+        return _class_for(type(block))
+    return None
+
+
+def _class_for(plain):
+    """The Bayesian class for blocks of class ``plain``, made at the first call; None if they cannot be Bayesian."""
+    if plain not in _made:
+        mixins = _mixins(plain)
+        _made[plain] = mixins and type('Bayes' + plain.__name__, mixins + (plain,), {
+            '__module__': __name__, '__doc__': 'A %s with a posterior.' % plain.__name__, '__reduce_ex__': _reduce_ex})
+    return _made[plain]
+
+
+def _mixins(plain):
+    """What makes blocks of class ``plain`` Bayesian, None if nothing does."""
+    # The moving statistics of BatchNorm hold for one set of weights, and this package's own blocks are what they are.
+    if issubclass(plain, (BayesBlock, _BatchNorm)) or plain.__module__.split('.')[0] == __name__.split('.')[0]:
+        return None
+    try:
+        check_served(plain)
+    except TypeError:
+        return None
+    layer = next((base for base in plain.__mro__ if base in BAYESIAN), None)
+    if layer is None:
+        return (BayesBlock,)
+    mixins = BAYESIAN[layer].__bases__[:-1]
+    if plain.hybrid_forward is layer.hybrid_forward or not issubclass(mixins[0], layers.BayesLinear):
+        return mixins
+    # What it computes is not known to be linear; and the operator of a transposed convolution has to be exchanged.
+    return None if TransposedByConvolution in mixins else (BayesBlock,)
+
+
+def _reduce_ex(self, protocol):
+    """For ``pickle`` and ``copy``, which do not find the class by its name."""
+    return _empty, (self._plain_class(),), self.__dict__
+
+
+def _empty(plain):
+    cls = _class_for(plain)
+    return cls.__new__(cls)
