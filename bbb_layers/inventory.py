@@ -137,14 +137,15 @@ def posterior_summary(net: Block) -> PosteriorSummary:
 
 
 def blocks_with_paths(net: Block) -> Iterator[Tuple[str, Block]]:
-    """(path, block) of ``net`` and of all blocks below it, each once; the path of ``net`` is empty."""
+    """(path, block) of ``net`` and of all blocks below it, each once, parents first; the path of ``net`` is empty."""
     todo, seen = [('', net)], set()
     while todo:
-        path, block = todo.pop(0)
+        path, block = todo.pop()
         if id(block) not in seen:
             seen.add(id(block))
             yield path, block
-            todo.extend((path + '.' * bool(path) + name, child) for name, child in block._children.items())
+            todo.extend((path + '.' * bool(path) + name, child)
+                        for name, child in reversed(list(block._children.items())))
 
 
 def plain_weights(block: Block, dimensions: int) -> List[str]:

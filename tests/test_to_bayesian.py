@@ -134,7 +134,7 @@ def test_names_that_where_sees():
     plain, _ = networks.make('dense', bayesian=False)
     seen = []
     to_bayesian(plain, where=lambda name, layer: not seen.append((name, layer)))
-    assert [name for name, _ in seen] == ['0', '2', '1.first', '1.rest.1']
+    assert [name for name, _ in seen] == ['0', '1.first', '1.rest.1', '2']
     assert all(type(layer) is nn.Dense for _, layer in seen)
     params = plain._collect_params_with_prefix()
     assert all(params[name + '.weight'] is layer.weight for name, layer in seen)
