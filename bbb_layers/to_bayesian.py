@@ -113,7 +113,7 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
             if cls is not None:
                 chosen[block] = cls
             if weights:
-                plain.append('%s (%s: %s)' % (path or 'net itself', type(block).__name__, ', '.join(weights)))
+                plain.append('%s (%s: %s)' % (path or 'net itself', type(block).__name__, _listed(weights, ', ', 3)))
     if not chosen:
         raise ValueError('net must hold at least one layer to become Bayesian, such as nn.Dense (saw: %r)' % (net,))
     _check_weights(net, chosen)
@@ -127,14 +127,17 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         _set_fraction([memo[id(block)] for block in chosen], new, fraction, floor, prior is None)
     if plain:
         warnings.warn(
-            'to_bayesian leaves weights without a posterior in %d layer%s: %s%s. %s Leave out by where= what is meant to '
-            'stay plain' % (
-                len(plain), 's' * (len(plain) > 1), '; '.join(plain[:_MOST]),
-                '; and %d more, see posterior_summary' % (len(plain) - _MOST) if len(plain) > _MOST else '',
+            'to_bayesian leaves weights without a posterior in %d layer%s: %s. %s Leave out by where= what is meant to stay '
+            'plain; posterior_summary lists all' % (
+                len(plain), 's' * (len(plain) > 1), _listed(plain, '; ', _MOST),
                 'They do not take their Parameters as arguments of hybrid_forward.' if own_blocks else
                 'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.'),
             UserWarning, stacklevel=2)
     return new
+
+
+def _listed(texts, separator, most):
+    return separator.join(texts[:most] + (['and %d more' % (len(texts) - most)] if len(texts) > most else []))
 
 
 def _check_weights(net, chosen):

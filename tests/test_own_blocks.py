@@ -265,9 +265,24 @@ def test_many_plain_layers():
     net = nn.HybridSequential()
     net.add(nn.Dense(2, in_units=2), *[MyDense(2, in_units=2) for _ in range(25)])
     net.initialize()
-    with pytest.warns(UserWarning, match=r'in 25 layers: 1 \(MyDense: weight\);.* 20 \(MyDense: weight\); and 5 more, see '
-                                         'posterior_summary'):
+    with pytest.warns(UserWarning, match=r'in 25 layers: 1 \(MyDense: weight\);.* 20 \(MyDense: weight\); and 5 more\. '
+                                         '.*posterior_summary lists all'):
         to_bayesian(net)
+
+
+def test_backbone_of_symbols():
+    """A backbone that was imported holds all its weights itself, and none of them can be Bayesian."""
+    backbone = nn.HybridSequential()
+    backbone.add(nn.Dense(3, in_units=4), nn.Dense(3, in_units=3), nn.Dense(3, in_units=3), nn.Dense(3, in_units=3))
+    data = mx.sym.var('data', dtype='float32')
+    net = nn.HybridSequential()
+    net.add(gluon.SymbolBlock(backbone(data), data, params=backbone.collect_params()), nn.Dense(2, in_units=3))
+    net.initialize()
+    expected = net(nd.ones((2, 4))).asnumpy()
+    with pytest.warns(UserWarning, match=r'in 1 layer: 0 \(SymbolBlock: \S*weight, \S*weight, \S*weight, and 1 more\)'):
+        new = to_bayesian(net)
+    assert type(new[1]) is BayesDense
+    np.testing.assert_array_equal(new(nd.ones((2, 4))).asnumpy(), expected)
 
 
 def test_never_bayesian():
