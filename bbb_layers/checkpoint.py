@@ -195,6 +195,7 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     ``weight``, its likelihood's class and the attributes of that which have the name of an argument of its constructor
     (or that and an underscore before it); with a Trainer or a loss also the priors, by their ``repr``. To go on
     otherwise, make all as it was made, load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``.
+    A ``num_train`` that was changed between steps is compared with its last value: set it before loading.
     Files that were written before all this was saved are compared by what they have. Of the network nothing but
     Parameters and priors is looked at: not activations, nor ``estimator``.
 

@@ -892,6 +892,19 @@ def test_another_num_train_is_refused(tmp_path):
         load_checkpoint(path, *with_prior(GaussianPrior(), 10))
 
 
+def test_a_num_train_that_was_changed_is_compared(tmp_path):
+    """Catches a file that has the number of the constructor, and a comparison with that."""
+    path, (net, trainer, loss) = str(tmp_path / 'run.checkpoint'), with_prior(GaussianPrior(), 10)
+    loss.num_train = 40
+    save_checkpoint(path, net, trainer, loss)
+    other = with_prior(GaussianPrior(), 10)
+    with pytest.raises(ValueError, match=r'num_train of the loss must be 40.0, as it was \(saw: 10.0\)'):
+        load_checkpoint(path, *other)
+    other[2].num_train = 40
+    load_checkpoint(path, *other)
+    assert other[2].num_train == 40
+
+
 def test_priors_and_num_train_are_not_in_the_first_format(tmp_path):
     path = str(tmp_path / 'run.checkpoint')
     save_checkpoint(path, *with_prior(GaussianPrior(), 1000))

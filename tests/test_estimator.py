@@ -137,6 +137,20 @@ def test_metrics_in_a_loop():
     assert copy.deepcopy(loss)._calls == {}
 
 
+def test_the_elbo_has_the_num_train_of_each_call():
+    """Catches an ELBO that divides by the number of the loss at the time of the update, or of its constructor."""
+    net = network()
+    net.initialize()
+    loss = BBBLoss(net, NUM_TRAIN)
+    elbo, total, count = metrics.ELBO(loss), 0., 0
+    for num_train, (x, y) in zip((4, 8, 12), data()):
+        loss.num_train = num_train
+        total, count = total - loss(net(x), y).asnumpy().sum(), count + len(x)
+        loss.num_train = 1e6        # already that of the next step
+        elbo.update(y, net(x))
+    assert count == NUM_TRAIN and elbo.get()[1] == pytest.approx(total / count, rel=1e-5)
+
+
 @pytest.mark.parametrize('metric', [metrics.NLL, metrics.KL, metrics.ELBO])
 def test_metrics_need_a_bbb_loss(metric):
     with pytest.raises(TypeError, match='loss must be a BBBLoss'):
