@@ -190,3 +190,7 @@ class FusedAdam(Adam):
     def __setstate__(self, state):
         super(FusedAdam, self).__setstate__(state)
         self._groups = {}
+
+
+#: Name for the Trainer -> class, of optimizers that have the same states and compute the same updates.
+ADAMS = {'adam': Adam, 'fusedadam': FusedAdam}
