@@ -14,8 +14,8 @@ from mxnet.gluon.contrib.estimator.event_handler import (BatchBegin, BatchEnd, C
                                                          LoggingHandler)
 
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
-from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, kl_divergence, metrics, prune,
-                        to_deterministic)
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, convert_trainer_states,
+                        kl_divergence, metrics, prune, to_deterministic)
 
 NUM_TRAIN, BATCH = 10, 4        # batches of 4, 4 and 2
 
@@ -300,7 +300,7 @@ def test_steps_are_those_of_the_schedule_and_not_of_the_trainer(tmp_path):
     assert schedule.seen == [2, 3, 4]
 
 
-@pytest.mark.parametrize('how', ['checkpoint', 'states'])
+@pytest.mark.parametrize('how', ['checkpoint', 'states', 'converted'])
 def test_the_schedule_goes_on_from_states_that_are_loaded_before(tmp_path, how):
     path, training, schedule = str(tmp_path / 'states'), estimator(network()), Steps()
     handler = schedules.KLWeightHandler(schedule)
@@ -309,6 +309,8 @@ def test_the_schedule_goes_on_from_states_that_are_loaded_before(tmp_path, how):
         save_checkpoint(path, training.net, training.trainer, training.loss)
     else:
         training.trainer.save_states(path)
+    if how == 'converted':
+        convert_trainer_states(path, path, 'fusedadam')
 
     def load(into):
         if how == 'checkpoint':
