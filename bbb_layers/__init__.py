@@ -21,6 +21,7 @@ from .set_prior import posterior_as_prior, set_prior
 from .sparse import SparseDense, to_sparse
 from .summary import SummaryHandler
 from .to_bayesian import to_bayesian
+from .trainer_states import convert_trainer_states
 from .uncertainty import credible_interval, gaussian_uncertainty, uncertainty
 
 #: The version of this package.
@@ -33,5 +34,5 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
-           'to_sparse', 'posterior_summary', 'PosteriorSummary',
-           'mu_params', 'rho_params', 'FusedAdam', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']
+           'to_sparse', 'posterior_summary', 'PosteriorSummary', 'mu_params', 'rho_params', 'FusedAdam',
+           'convert_trainer_states', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']

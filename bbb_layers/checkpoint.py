@@ -21,6 +21,7 @@ from mxnet.optimizer import Optimizer
 
 from .arrays import gluon_kind
 from .checks import check_finite, check_not_negative, is_one_of
+from .optimizer import ADAMS
 from .rho import RhoParameter
 from .schedules import STEP
 
@@ -195,8 +196,10 @@ def load_checkpoint(path: _Path, net: Block, trainer: Optional[Trainer] = None,
     ``weight``, its likelihood's class and the attributes of that which have the name of an argument of its constructor
     (or that and an underscore before it); with a Trainer or a loss also the priors, by their ``repr``. To go on
     otherwise, make all as it was made, load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``.
-    Files that were written before all this was saved are compared by what they have. Of the network nothing but
-    Parameters and priors is looked at: not activations, nor ``estimator``.
+    A ``num_train`` that was changed between steps is compared with its last value: set it before loading. The kinds
+    ``'adam'`` and ``'fusedadam'``, which compute the same, count as one kind. Files that were written before all this
+    was saved are compared by what they have. Of the network nothing but Parameters and priors is looked at: not
+    activations, nor ``estimator``.
 
     Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
     the others restored.
@@ -468,7 +471,11 @@ def _attributes(thing):
 
 
 def _kind(thing):
-    return '%s.%s' % (type(thing).__module__, type(thing).__qualname__)
+    return _class_name(type(thing))
+
+
+def _class_name(cls):
+    return f'{cls.__module__}.{cls.__qualname__}'
 
 
 def _pack_made(thing):
@@ -497,8 +504,10 @@ def _unpack_made(path, what, thing, saved):
     if saved is None or thing is None:
         raise ValueError('%s: the optimizer must have a %s exactly if it had one (saw: %r)' % (path, what, thing))
     kind, attributes, own, has = saved['kind'], saved['attributes'], _attributes(thing), getattr(thing, '__dict__', {})
-    if not _same_kind(kind or '', _kind(thing)) and (
-            kind not in (None, type(thing).__name__) or not attributes.keys() <= has.keys()):
+    # 'adam' and 'fusedadam' go on with each other's states. Classes that are derived from these may not.
+    classes = ADAMS.values() if type(thing) in ADAMS.values() else [type(thing)]
+    if not _same_kind(kind or '', _kind(thing)) and kind not in map(_class_name, classes) and (
+            kind not in [None] + [cls.__name__ for cls in classes] or not attributes.keys() <= has.keys()):
         raise ValueError('%s: the %s must be %s, as it was (saw: %s)' % (
             path, what, kind or 'one with %s' % ', '.join(sorted(attributes)), _kind(thing)))
     settings, changed = _settings(thing), {}

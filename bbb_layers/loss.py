@@ -66,7 +66,8 @@ class BBBLoss(Loss):
     net : Block
         The network, or a part of one; its KL divergence is the one that counts. It does not become a child.
     num_train : int
-        Number of training examples N: what the batch axis counts, in the whole data set.
+        Number of training examples N: what the batch axis counts, in the whole data set. It can be changed between
+        steps, for instance where the data set grows.
     likelihood : HybridBlock, default CategoricalNLLLoss
         A Gluon loss that is a negative log likelihood in nats: called with ``(output, label)``, it must return shape
         (batch_size,), summed and not averaged over output positions. The default is softmax cross-entropy with sparse
@@ -93,6 +94,8 @@ class BBBLoss(Loss):
     ValueError
         If ``net`` has no Bayesian layer, ``num_train`` is not positive, ``kl_weight`` is negative, ``weight`` is not
         finite, or ``likelihood`` does not return shape (batch_size,).
+    TypeError
+        If an argument is of another type.
     RuntimeError
         If, in train mode, there was no recorded forward in train mode since the last loss.
 
@@ -120,7 +123,7 @@ class BBBLoss(Loss):
         self.likelihood = CategoricalNLLLoss(batch_axis=batch_axis) if likelihood is None else likelihood
         self._net = _Reference(net)
         self._nll = self._kl = None
-        self._calls = {}        # context -> (NLL, KL divergence) of the last call there, for metrics
+        self._calls = {}        # context -> (NLL, KL divergence, num_train) of the last call there
         self._last_weight: Any = None
         self._watch = Watch()
         collect.tap(net)
@@ -137,6 +140,10 @@ class BBBLoss(Loss):
     def num_train(self) -> float:
         """Number of training examples."""
         return self._num_train
+
+    @num_train.setter
+    def num_train(self, value: float) -> None:
+        self._num_train = check_positive('num_train', value)
 
     @property
     def kl_weight(self) -> float:
@@ -190,7 +197,7 @@ class BBBLoss(Loss):
                 loss, nll, kl = gluon_kind(
                     (ndarray.broadcast_add(nll, (kl * weight).astype(nll.dtype, copy=False)), nll, kl))
         self._nll, self._kl = nll.detach(), kl.detach()
-        self._calls[first.context] = self._nll, self._kl
+        self._calls[first.context] = self._nll, self._kl, self._num_train   # for metrics
         if call is not None:
             self._watch.end(self._net.block, call, self._nll)
         return loss

@@ -359,8 +359,8 @@ class _LossMetric(_EpochMetric):
                 raise RuntimeError('%s must be updated after each call of its loss on the context of preds (saw: no '
                                    'new call on %s)' % (type(self).__name__, context))
         self._seen.update(calls)
-        for nll, kl in calls.values():
-            statistic = self._of_call(nll.asnumpy().astype(np.float64), kl.asnumpy().item())
+        for nll, kl, num_train in calls.values():
+            statistic = self._of_call(nll.asnumpy().astype(np.float64), kl.asnumpy().item(), num_train)
             self.sum_metric += statistic
             self.global_sum_metric += statistic
             self.num_inst += nll.size
@@ -393,7 +393,7 @@ class NLL(_LossMetric):
         If ``loss`` is no BBBLoss.
     """
 
-    def _of_call(self, nll, kl):
+    def _of_call(self, nll, kl, num_train):
         return nll.sum()
 
 
@@ -417,7 +417,7 @@ class KL(_LossMetric):
         If ``loss`` is no BBBLoss.
     """
 
-    def _of_call(self, nll, kl):
+    def _of_call(self, nll, kl, num_train):
         return kl * nll.size
 
 
@@ -428,8 +428,8 @@ class ELBO(_LossMetric):
     .. math:: \frac{1}{n} \sum_n \log p(y_n | x_n, w) - \frac{1}{N} KL[q(w) \| p(w)]
 
     It is -NLL - KL / ``num_train`` with the values of :class:`NLL` and :class:`KL`, and unlike the loss does not depend
-    on ``kl_weight``. Times ``num_train`` it estimates the bound of the data set. In predict mode the likelihood is that
-    of the posterior mean, and it no bound.
+    on ``kl_weight``. Each call of the loss counts with the ``num_train`` that it had. Times ``num_train`` it estimates
+    the bound of the data set. In predict mode the likelihood is that of the posterior mean, and it no bound.
 
     Parameters
     ----------
@@ -448,8 +448,8 @@ class ELBO(_LossMetric):
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1.
     """
 
-    def _of_call(self, nll, kl):
-        return -nll.sum() - nll.size * kl / self._loss.num_train
+    def _of_call(self, nll, kl, num_train):
+        return -nll.sum() - nll.size * kl / num_train
 
 
 def _shapes(array):

@@ -100,8 +100,11 @@ class FusedAdam(Adam):
     :mod:`bbb_layers.native`. What it does not serve is updated by MXNet's own: everything where there is no compiler,
     and Parameters that are not float32, not on CPU, or have sparse gradients.
 
-    Saved states also load into a Trainer with ``'adam'``. Those of ``'adam'`` do not load into one with
-    ``'fusedadam'``: the file brings its optimizer along, and MXNet goes on to call that with lists of Parameters.
+    :func:`~bbb_layers.checkpoint.load_checkpoint` loads states of ``'adam'`` into a Trainer with ``'fusedadam'``, and
+    the other way round. ``Trainer.load_states`` is MXNet's, and replaces the Trainer's optimizer by the one in the
+    file. If that is ``'adam'`` and the Trainer was made with ``'fusedadam'``, the next step raises an AssertionError
+    without a message: convert the file first, by :func:`~bbb_layers.convert_trainer_states`. States of ``'fusedadam'``
+    load into a Trainer with ``'adam'``, which then updates one Parameter at a time by this class.
 
     Parameters
     ----------
@@ -190,3 +193,7 @@ class FusedAdam(Adam):
     def __setstate__(self, state):
         super(FusedAdam, self).__setstate__(state)
         self._groups = {}
+
+
+#: Name for the Trainer -> class, of optimizers that have the same states and compute the same updates.
+ADAMS = {'adam': Adam, 'fusedadam': FusedAdam}

@@ -51,7 +51,7 @@ def play(contexts, labels, agent, draw_times):
     net.hybridize(static_alloc=True, static_shape=True)
     net(contexts[:1])       # only now the shapes of the weights are known, so that they can be drawn
     likelihood = BernoulliNLLLoss()
-    loss_fn = BBBLoss(net, num_train=1, likelihood=likelihood) if bayesian else likelihood
+    loss_fn = BBBLoss(net, num_train=BLOCK, likelihood=likelihood) if bayesian else likelihood
     trainer = gluon.Trainer(net.collect_params(), 'fusedadam', {'learning_rate': 1e-3})
     arms, rewards = np.zeros((2, len(labels)))
     for start in range(0, len(labels), BLOCK):
@@ -64,7 +64,7 @@ def play(contexts, labels, agent, draw_times):
         rewards[start:stop] = arms[start:stop] == labels[start:stop]
         played, received = nd.array(arms[:stop]), nd.array(rewards[:stop])
         if bayesian:
-            loss_fn.kl_weight = 1 / stop        # as num_train is 1: the KL counts once for all that was played so far
+            loss_fn.num_train = stop            # the KL counts once for all that was played so far
         elif agent == MAP:
             trainer.optimizer.wd = 1 / stop     # the gradient of the same prior, N(0, 1), once for all, too
         for _ in range(STEPS):

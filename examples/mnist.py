@@ -140,7 +140,7 @@ def train(net, train_data, test_data, args, history):
     """Append each epoch's loss, training and test accuracy to ``history`` as soon as its checkpoint is written."""
     num_train, size = len(train_data[0]), min(args.batch_size, len(train_data[0]))
     loss_fn = BBBLoss(net, num_train)
-    trainer = gluon.Trainer(net.collect_params(), 'adam', {'learning_rate': args.lr})
+    trainer = gluon.Trainer(net.collect_params(), 'fusedadam', {'learning_rate': args.lr})
     path, run = os.path.join(args.output, CHECKPOINT), arguments_of_the_run(args, train_data + test_data)
     if args.resume and os.path.exists(path):
         history.extend(resume(path, net, trainer, run, args.epochs))

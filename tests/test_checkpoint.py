@@ -15,9 +15,10 @@ import pytest
 from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
+from test_optimizer import RTOL
 
-from bbb_layers import (BayesDense, BBBLoss, GaussianNLLLoss, GaussianPrior, LaplacePrior, Prior, ScaleMixturePrior,
-                        StudentTNLLLoss, schedules, to_sparse)
+from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
+                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)
 from bbb_layers import checkpoint
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 
@@ -763,6 +764,142 @@ def test_files_of_the_first_format(tmp_path, options):
         refused(Linear('sgd', {'momentum': 0.8}), path, 'momentum of the optimizer must be 0.9')
 
 
+# ---- 'adam' and 'fusedadam'
+
+class Words(Linear):
+    """An embedding in float16 and its rho in float32."""
+
+    def __init__(self, optimizer, options):
+        mx.random.seed(0)
+        self.net = BayesEmbedding(20, 4, dtype='float16')
+        self.net.initialize()
+        self.trainer = gluon.Trainer(self.net.collect_params(), optimizer, options)
+
+    def step(self, number):
+        mx.random.seed(number)
+        with autograd.record():
+            loss = (self.net(nd.array([number, 3, 19])).astype('float32') - 1).square().sum()
+        loss.backward()
+        self.trainer.step(3)
+
+
+class Decaying(Run):
+    """A Bayesian network, with a schedule and weight decay."""
+
+    def __init__(self, optimizer):
+        mx.random.seed(0)
+        super().__init__(optimizer, dict(schedule('Factor', 2, 0.5), wd=0.01))
+
+    def steps(self, *numbers):
+        for number in numbers:
+            self.step(number)
+        return self
+
+
+ADAM_RUNS = {
+    'bayesian': lambda name: Decaying(name),
+    'learning rate that was set': lambda name: Linear(name, {'learning_rate': 0.03, 'clip_gradient': 0.5}),
+    'contexts': lambda name: Linear(name, schedule('Factor', 2, 0.5), ctx=[mx.cpu(0), mx.cpu(1)]),
+    'multi-precision': lambda name: Words(name, {'multi_precision': True, 'learning_rate': 0.1})}
+
+
+def numbers_of(run):
+    """Parameters, and the states by the names of their Parameters."""
+    def flat(state):
+        return [state.asnumpy()] if isinstance(state, nd.NDArray) else [array for part in state for array in flat(part)]
+    params = run.trainer._params
+    names = {id(param): name for name, param in run.net._collect_params_with_prefix().items()}
+    states = {(place, names.get(id(params[index]), 'loss')): flat(state)
+              for place, updater in enumerate(run.trainer._updaters) for index, state in updater.states.items()}
+    return dict(run.values(), **{f'{name} on {place}': arrays for (place, name), arrays in states.items()})
+
+
+def assert_equal(one, other):
+    """Bit by bit where the two optimizers are."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert len(one[name]) == len(other[name]) > 0
+        for a, b in zip(one[name], other[name]):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=RTOL, atol=0, err_msg=name)
+
+
+@pytest.mark.parametrize('first_format', [False, True], ids=['format 2', 'format 1'])
+@pytest.mark.parametrize('operators', ['native', "MXNet's"])
+@pytest.mark.parametrize('saved, loaded', [('adam', 'fusedadam'), ('fusedadam', 'adam')])
+@pytest.mark.parametrize('kind', ADAM_RUNS)
+def test_adam_and_fusedadam_continue_each_other(tmp_path, kind, saved, loaded, operators, first_format, monkeypatch,
+                                                request):
+    """Catches a refusal of the other one, and states, counts or learning rates that do not come through."""
+    if operators == 'native':
+        request.getfixturevalue('compiled')
+    else:
+        monkeypatch.setattr(native, 'available', lambda: False)
+    path, make = str(tmp_path / 'run.checkpoint'), ADAM_RUNS[kind]
+    run, whole, other = make(saved).steps(0, 1), make(loaded).steps(0, 1), make(loaded).steps(7)
+    if kind == 'learning rate that was set':
+        for each in (run, whole):
+            each.trainer.set_learning_rate(0.2)
+    run.steps(2).save(path, epoch=3)
+    if first_format:
+        as_the_first_format(path)
+    assert other.load(path) == {'epoch': 3}
+    assert type(other.trainer.optimizer) is {'adam': mx.optimizer.Adam, 'fusedadam': FusedAdam}[loaded]
+    for each in (run, other):
+        each.steps(3, 4, 5)
+    whole.steps(2, 3, 4, 5)
+    assert run.trainer.learning_rate == whole.trainer.learning_rate == other.trainer.learning_rate
+    expected = numbers_of(run)
+    assert_equal(numbers_of(whole), expected)
+    assert_equal(numbers_of(other), expected)
+    counts = run.trainer.optimizer._all_index_update_counts
+    assert other.trainer.optimizer._all_index_update_counts == counts and set(counts[0].values()) == {6}
+
+
+class Adam(mx.optimizer.Adam):
+    """A class of one's own, which may compute anything."""
+
+
+class Fused(FusedAdam):
+    """Another one."""
+
+
+@pytest.mark.parametrize('first_format', [False, True], ids=['format 2', 'format 1'])
+@pytest.mark.parametrize('saved, loaded, options, message', [
+    ('adam', 'fusedadam', {'beta1': 0.8}, r'beta1 of the optimizer must be 0.9, as it was \(saw: 0.8\)'),
+    ('fusedadam', 'adam', {'beta1': 0.8}, r'beta1 of the optimizer must be 0.9, as it was \(saw: 0.8\)'),
+    ('adam', 'fusedadam', {'wd': 0.5}, 'wd of the optimizer must be 0.0'),
+    ('fusedadam', 'adam', {'epsilon': 1e-3}, 'epsilon of the optimizer must be 1e-08'),
+    ('adam', 'fusedadam', schedule('Factor', 2), 'must have a lr_scheduler exactly if it had one'),
+    ('adam', Fused, {}, r'the optimizer must be .*Adam, as it was \(saw: .*test_checkpoint.Fused\)'),
+    ('fusedadam', Adam, {}, r'the optimizer must be .*FusedAdam, as it was \(saw: .*test_checkpoint.Adam\)'),
+    (Fused, 'adam', {}, r'the optimizer must be .*Fused, as it was \(saw: mxnet.*Adam\)'),
+    (Fused, 'fusedadam', {}, r'the optimizer must be .*Fused, as it was \(saw: .*FusedAdam\)'),
+    ('adam', 'nadam', {}, r'the optimizer must be .*Adam, as it was \(saw: mxnet.*Nadam\)'),
+    ('nadam', 'fusedadam', {}, r'the optimizer must be .*Nadam, as it was \(saw: .*FusedAdam\)'),
+    ('fusedadam', 'sgd', {}, r'the optimizer must be .*FusedAdam, as it was \(saw: mxnet.*SGD\)')])
+def test_what_of_adam_and_fusedadam_does_not_fit_is_refused(tmp_path, saved, loaded, options, message, first_format):
+    """Catches a comparison that is left out for the two, and classes that are taken for one of them."""
+    def make(kind, **options):
+        return Linear(kind, options) if isinstance(kind, str) else Linear(kind(**options))
+    path = str(tmp_path / 'run.checkpoint')
+    make(saved).steps(0, 1).save(path)
+    if first_format:
+        as_the_first_format(path)
+    trained = make(loaded, **options).steps(0)
+    before = repr(trained.everything())
+    refused(trained, path, message)
+    assert repr(trained.everything()) == before
+
+
+@pytest.mark.parametrize('saved, loaded', [(Adam, 'adam'), (Adam, 'fusedadam')])
+def test_a_class_that_is_named_like_adam_is_none(tmp_path, saved, loaded):
+    """Catches a comparison by the last part of the name. The first format has no other part."""
+    path = str(tmp_path / 'run.checkpoint')
+    Linear(saved()).steps(0).save(path)
+    refused(Linear(loaded), path, r'the optimizer must be .*test_checkpoint.Adam, as it was')
+
+
 # ---- contexts, deferred initialization
 
 def batch_norm(*contexts):
@@ -890,6 +1027,19 @@ def test_another_num_train_is_refused(tmp_path):
     load_checkpoint(path, *with_prior(GaussianPrior(), 1000))
     with pytest.raises(ValueError, match=r'num_train of the loss must be 1000.0, as it was \(saw: 10.0\)'):
         load_checkpoint(path, *with_prior(GaussianPrior(), 10))
+
+
+def test_a_num_train_that_was_changed_is_compared(tmp_path):
+    """Catches a file that has the number of the constructor, and a comparison with that."""
+    path, (net, trainer, loss) = str(tmp_path / 'run.checkpoint'), with_prior(GaussianPrior(), 10)
+    loss.num_train = 40
+    save_checkpoint(path, net, trainer, loss)
+    other = with_prior(GaussianPrior(), 10)
+    with pytest.raises(ValueError, match=r'num_train of the loss must be 40.0, as it was \(saw: 10.0\)'):
+        load_checkpoint(path, *other)
+    other[2].num_train = 40
+    load_checkpoint(path, *other)
+    assert other[2].num_train == 40
 
 
 def test_priors_and_num_train_are_not_in_the_first_format(tmp_path):

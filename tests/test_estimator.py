@@ -14,8 +14,8 @@ from mxnet.gluon.contrib.estimator.event_handler import (BatchBegin, BatchEnd, C
                                                          LoggingHandler)
 
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
-from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, kl_divergence, metrics, prune,
-                        to_deterministic)
+from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, convert_trainer_states,
+                        kl_divergence, metrics, prune, to_deterministic)
 
 NUM_TRAIN, BATCH = 10, 4        # batches of 4, 4 and 2
 
@@ -135,6 +135,20 @@ def test_metrics_in_a_loop():
     assert np.isnan(nll.get()[1])
     assert isinstance(mx.metric.create('elbo', loss), metrics.ELBO)
     assert copy.deepcopy(loss)._calls == {}
+
+
+def test_the_elbo_has_the_num_train_of_each_call():
+    """Catches an ELBO that divides by the number of the loss at the time of the update, or of its constructor."""
+    net = network()
+    net.initialize()
+    loss = BBBLoss(net, NUM_TRAIN)
+    elbo, total, count = metrics.ELBO(loss), 0., 0
+    for num_train, (x, y) in zip((4, 8, 12), data()):
+        loss.num_train = num_train
+        total, count = total - loss(net(x), y).asnumpy().sum(), count + len(x)
+        loss.num_train = 1e6        # already that of the next step
+        elbo.update(y, net(x))
+    assert count == NUM_TRAIN and elbo.get()[1] == pytest.approx(total / count, rel=1e-5)
 
 
 @pytest.mark.parametrize('metric', [metrics.NLL, metrics.KL, metrics.ELBO])
@@ -286,7 +300,7 @@ def test_steps_are_those_of_the_schedule_and_not_of_the_trainer(tmp_path):
     assert schedule.seen == [2, 3, 4]
 
 
-@pytest.mark.parametrize('how', ['checkpoint', 'states'])
+@pytest.mark.parametrize('how', ['checkpoint', 'states', 'converted'])
 def test_the_schedule_goes_on_from_states_that_are_loaded_before(tmp_path, how):
     path, training, schedule = str(tmp_path / 'states'), estimator(network()), Steps()
     handler = schedules.KLWeightHandler(schedule)
@@ -295,6 +309,8 @@ def test_the_schedule_goes_on_from_states_that_are_loaded_before(tmp_path, how):
         save_checkpoint(path, training.net, training.trainer, training.loss)
     else:
         training.trainer.save_states(path)
+    if how == 'converted':
+        convert_trainer_states(path, path, 'fusedadam')
 
     def load(into):
         if how == 'checkpoint':

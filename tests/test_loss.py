@@ -80,6 +80,51 @@ def test_kl_weight_changes_between_steps(net):
     assert loss_fn.kl_weight == 3.5
 
 
+def test_num_train_changes_between_steps(net):
+    """Catches a loss that goes on with an old number, such as in the weight that its graph was last given."""
+    loss_fn = BBBLoss(net, 10, kl_weight=0.5)
+    kl = kl_divergence(net).asscalar()
+    for num_train in (10, 5, 200, np.float32(2.5), np.int64(10)):
+        loss_fn.num_train = num_train
+        assert loss_fn.num_train == num_train and type(loss_fn.num_train) is float
+        _, loss = train(net, loss_fn)
+        np.testing.assert_allclose((loss - loss_fn.nll).asnumpy(), 0.5 * kl / num_train, rtol=1e-3)
+        loss = loss_fn(net(X), Y)       # in predict mode
+        np.testing.assert_allclose((loss - loss_fn.nll).asnumpy(), kl / num_train, rtol=1e-3)
+    assert repr(loss_fn).startswith('BBBLoss(num_train=10, ')
+
+
+@pytest.mark.parametrize('value, error', [
+    (0, ValueError), (-5, ValueError), (math.nan, ValueError), (math.inf, ValueError), (1e-39, ValueError),
+    ('10', TypeError), (None, TypeError), (True, TypeError), (nd.ones((1,)), TypeError)], ids=repr)
+def test_a_num_train_that_is_refused_changes_nothing(value, error):
+    """Catches a setter without the constructor's check, or one that checks after it has set the value."""
+    net = BayesDense(5, in_units=3, prior=GaussianPrior())
+    net.initialize()
+    loss_fn = BBBLoss(net, 20)
+    with pytest.raises(error, match='num_train must be '):
+        loss_fn.num_train = value
+    assert loss_fn.num_train == 20
+    _, loss = train(net, loss_fn)
+    np.testing.assert_allclose((loss - loss_fn.nll).asnumpy(), kl_divergence(net).asscalar() / 20, rtol=1e-3)
+
+
+def test_copies_have_a_num_train_of_their_own(net):
+    """Catches copies that share the number, or that were made with it before it was changed."""
+    loss_fn = BBBLoss(net, 10)
+    train(net, loss_fn)
+    loss_fn.num_train = 40
+    alone = copy.deepcopy(loss_fn)
+    both_net, both = copy.deepcopy((net, loss_fn))
+    assert alone.num_train == both.num_train == 40
+    alone.num_train, both.num_train = 20, 80
+    kl = kl_divergence(net).asscalar()
+    for network, loss_of, num_train in (net, loss_fn, 40), (net, alone, 20), (both_net, both, 80):
+        assert loss_of.num_train == num_train
+        _, loss = train(network, loss_of)
+        np.testing.assert_allclose((loss - loss_of.nll).asnumpy(), kl / num_train, rtol=1e-3)
+
+
 def test_kl_weight_zero_leaves_the_likelihoods_gradient(net):
     loss_fn = BBBLoss(net, 10, kl_weight=0.)
     mx.random.seed(1)

@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import mxnet as mx
+import numpy as np
 import pytest
-from mxnet import nd
+from mxnet import gluon, nd
 from test_mnist_data import write_mnist
+from test_optimizer import RTOL
 
-from bbb_layers import posterior
+from bbb_layers import FusedAdam, posterior
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'examples'))
@@ -178,6 +182,34 @@ def test_resume_goes_on_to_the_same_results(trained, tmp_path):
     assert code == 0 and resumed.splitlines()[:7] == whole.splitlines()[:7] and table(resumed) == table(whole)
     first, second = files(tmp_path / 'out'), files(tmp_path / 'whole')
     assert first['mnist.params'] == second['mnist.params'] and first['accuracy.png'] == second['accuracy.png']
+
+
+def test_a_run_that_began_with_adam_goes_on(tmp_path, monkeypatch):
+    """Catches an example that refuses the checkpoints of its earlier version, or goes on to other numbers."""
+    def run_here(folder, *flags, optimizer=None):
+        """The class of the optimizer that trained: the example's own, or the one with this name."""
+        def trainer(params, name, options):
+            made.append(gluon.Trainer(params, optimizer or name, options))
+            return made[-1]
+        made = []
+        monkeypatch.setattr(mnist, 'gluon', SimpleNamespace(nn=gluon.nn, Trainer=trainer))
+        monkeypatch.setattr(sys, 'argv', ['mnist.py', '--data', str(data), '--hidden-units', '4', '--batch-size', '8',
+                                          '--output', str(tmp_path / folder), *flags])
+        with pytest.raises(SystemExit, match='trained'):
+            mnist.main()
+        return type(made[0].optimizer)
+
+    data, folders = write_mnist(tmp_path / 'data'), [tmp_path / 'out', tmp_path / 'whole']
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(mnist, 'print_uncertainty', lambda *_: sys.exit('trained'))
+    assert run_here('out', '--epochs', '2', optimizer='adam') is mx.optimizer.Adam
+    before = files(folders[0])
+    assert run_here('out', '--epochs', '4', '--resume') is FusedAdam
+    assert run_here('whole', '--epochs', '4') is FusedAdam
+    params, others = (nd.load(str(folder / 'mnist.params')) for folder in folders)
+    for name, value in params.items():
+        np.testing.assert_allclose(value.asnumpy(), others[name].asnumpy(), rtol=RTOL)
+    assert files(folders[0])['mnist.params'] != before['mnist.params']
 
 
 @pytest.mark.parametrize('flags, message', [
