@@ -35,8 +35,8 @@ class BayesBlock(Mixin):
     mode, the posterior mean in predict mode. In a network that has a :class:`~bbb_layers.BBBLoss`, a Parameter that
     is used several times in one forward has one draw.
 
-    A Parameter whose ``grad_req`` is 'null' when the layer is made, such as gamma of ``nn.LayerNorm(scale=False)``, is a
-    constant and has no posterior. The ``grad_req`` of mu can be changed later: a frozen mean keeps its posterior.
+    A Parameter whose ``grad_req`` is 'null' when the layer is made, such as gamma of ``nn.LayerNorm(scale=False)``, is
+    a constant and has no posterior. The ``grad_req`` of mu can be changed later: a frozen mean keeps its posterior.
 
     Parameters
     ----------

@@ -451,10 +451,10 @@ def _check_names(block):
     for name, param in block.collect_params().items():
         if name != param.name:
             raise RuntimeError(
-                'Block.load has given Parameter %s of %s the name %s of the network that was saved, so that MXNet cannot '
-                'trace the graph which a BBBLoss needs. Make the network with the prefix of the one that was saved, such '
-                'as nn.HybridSequential(prefix=...), before load; or use save_parameters and load_parameters, which do '
-                'not depend on prefixes' % (param.name, type(block).__name__, name))
+                'Block.load has given Parameter %s of %s the name %s of the network that was saved, so that MXNet '
+                'cannot trace the graph which a BBBLoss needs. Make the network with the prefix of the one that was '
+                'saved, such as nn.HybridSequential(prefix=...), before load; or use save_parameters and '
+                'load_parameters, which do not depend on prefixes' % (param.name, type(block).__name__, name))
 
 
 def runs_eagerly(block):

@@ -98,8 +98,8 @@ def posterior_summary(net: Block) -> PosteriorSummary:
     """Print a table of a network's Parameters, with and without a posterior, and their numbers of weights.
 
     Each Parameter has one row, however many layers share it. The Parameters rho, and those of learnable priors, belong
-    to the row of their mean. A Parameter that has neither a posterior nor a gradient (its ``grad_req`` is 'null') counts
-    as a constant, as the running statistics of BatchNorm do.
+    to the row of their mean. A Parameter that has neither a posterior nor a gradient (its ``grad_req`` is 'null')
+    counts as a constant, as the running statistics of BatchNorm do.
 
     Parameters
     ----------

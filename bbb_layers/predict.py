@@ -116,8 +116,8 @@ def _told_of_tuples(data):
     except (TypeError, ValueError, AssertionError, MXNetError) as error:
         if not (isinstance(data, list) and _holds_arrays(data)):
             raise
-        raise ValueError('data must be a tuple if net takes several inputs, such as predict(net, (a, b)): a list is read '
-                         'as batches (saw: a list of %d arrays, which net does not take as batches: %s)' % (
+        raise ValueError('data must be a tuple if net takes several inputs, such as predict(net, (a, b)): a list is '
+                         'read as batches (saw: a list of %d arrays, which net does not take as batches: %s)' % (
                              len(data), str(error).strip().splitlines()[-1])) from error
 
 

@@ -121,14 +121,14 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     new = collect.copy_block(net, memo)
     for block, cls in chosen.items():
         cls._make_bayesian(
-            memo[id(block)], constants=type(block) not in BAYESIAN, prior=prior, bias_prior=bias_prior, initial_sigma=sigma, kl=kl,
-            estimator=estimator if estimator in cls._estimators else 'sample')
+            memo[id(block)], constants=type(block) not in BAYESIAN, prior=prior, bias_prior=bias_prior,
+            initial_sigma=sigma, kl=kl, estimator=estimator if estimator in cls._estimators else 'sample')
     if fraction is not None:
         _set_fraction([memo[id(block)] for block in chosen], new, fraction, floor, prior is None)
     if plain:
         warnings.warn(
-            'to_bayesian leaves weights without a posterior in %d layer%s: %s. %s Leave out by where= what is meant to stay '
-            'plain; posterior_summary lists all' % (
+            'to_bayesian leaves weights without a posterior in %d layer%s: %s. %s Leave out by where= what is meant to '
+            'stay plain; posterior_summary lists all' % (
                 len(plain), 's' * (len(plain) > 1), _listed(plain, '; ', _MOST),
                 'They do not take their Parameters as arguments of hybrid_forward.' if own_blocks else
                 'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.'),

@@ -92,8 +92,8 @@ def test_shapes_of_labels_and_masks(training, mode):
         with autograd.record():
             return loss_fn(net(data), label, *weight)
 
-    with pytest.raises(ValueError, match=r'label must be class indices in the shape \(2, 5\).*saw: shape \(2, 5, 3\); of '
-                                         r'one-hot labels, take label.argmax\(axis=-1\)'):
+    with pytest.raises(ValueError, match=r'label must be class indices in the shape \(2, 5\).*saw: shape \(2, 5, 3\); '
+                                         r'of one-hot labels, take label.argmax\(axis=-1\)'):
         call(label.one_hot(3))
     with pytest.raises(ValueError, match=r'label must be class indices in the shape \(2, 5\).*saw: shape \(5, 2\)\)'):
         call(label.T)

@@ -244,7 +244,8 @@ def test_several_inputs_as_a_list():
     net = Sum()
     arrays = [nd.ones((4, 3)), nd.zeros((4, 3)), nd.ones((4, 2))]
     for _ in range(2):
-        with pytest.raises(ValueError, match=r'data must be a tuple .*predict\(net, \(a, b\)\).*list of 3 arrays.*missing'):
+        with pytest.raises(ValueError, match=r'data must be a tuple .*predict\(net, \(a, b\)\).*list of 3 arrays.*'
+                                             'missing'):
             predict(net, arrays, num_samples=2, progress=False)
         net.hybridize()
     assert predict(net, tuple(arrays), num_samples=2).shape == (2, 4, 2)
