@@ -91,7 +91,7 @@ def markdown(comparison, reasons):
             [test, before['outcome'], after['outcome'], comparison.narrow.get(test, {'outcome': ''})['outcome'],
              reasons.get(test, '')] for test, (before, after) in comparison.different.items()]),
         '', '## Fail in plain MXNet too', '',
-        'These tests say nothing about the layers. Most want to download something.',
+        'These tests say nothing about the layers. A ProxyError means that the test downloads something.',
         *table(['test', 'error in plain MXNet'], [
             [test, f'`{before["message"][:100]}`'] for test, (before, _) in comparison.failing.items()]),
-        '', '## Left out', '', *table(['test', 'reason'], LEFT_OUT.items())]) + '\n'
+        '', '## Left out', *table(['test', 'reason'], LEFT_OUT.items())]) + '\n'
