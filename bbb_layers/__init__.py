@@ -4,7 +4,7 @@ from . import _numpy_bool  # noqa: F401, before all that imports mxnet
 from . import metrics, native, schedules
 from .block import BayesBlock
 from .deterministic import draw, to_deterministic
-from .inventory import PosteriorSummary, posterior_summary
+from .inventory import PosteriorSummary, SummaryRow, posterior_summary
 from .layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
                      BayesConv3DTranspose, BayesDense, BayesEmbedding)
 from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss, HeteroscedasticGaussianNLLLoss,
@@ -34,5 +34,5 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
-           'to_sparse', 'posterior_summary', 'PosteriorSummary', 'mu_params', 'rho_params', 'FusedAdam',
+           'to_sparse', 'posterior_summary', 'PosteriorSummary', 'SummaryRow', 'mu_params', 'rho_params', 'FusedAdam',
            'convert_trainer_states', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']

@@ -342,6 +342,9 @@ def check_served(cls: type) -> None:
     if not blocks:      # a mixin for layers
         return
     layer, name = blocks[0], cls.__name__
+    if issubclass(cls, BayesBlock) and cls.__mro__.index(layer) < cls.__mro__.index(BayesBlock):
+        raise TypeError('BayesBlock must come before the Gluon block that it makes Bayesian: class %s(BayesBlock, %s) '
+                        '(saw: %s before it)' % (name, layer.__name__, layer.__name__))
     advice = ('let it be a HybridBlock whose hybrid_forward takes its Parameters as arguments, and then class '
               '%s(BayesBlock, %s)' % (name, layer.__name__))
     if not issubclass(layer, HybridBlock):

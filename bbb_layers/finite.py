@@ -144,8 +144,8 @@ class Watch(object):
         if any(broken.values()):
             parts.append('not finite now: %s' % _listed(
                 '%s (%d values)' % (names[param], count) for param, count in broken.items() if count))
-        return ('%s: %s. Is the learning rate too high, are there data that are not finite, or labels that the '
-                'likelihood gives probability 0, such as -1 for a class?' % (net.name, '; '.join(parts)))
+        return ('%s: %s. Is the learning rate too high, are there data that are not finite, or labels that '
+                'are no class, for which CategoricalNLLLoss has ignore_label?' % (net.name, '; '.join(parts)))
 
     def __deepcopy__(self, memo):
         return Watch()

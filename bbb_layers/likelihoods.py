@@ -116,9 +116,14 @@ class CategoricalNLLLoss(_NLLLoss):
         num_classes, positions = pred.shape[axis], pred.shape[:axis] + pred.shape[axis + 1:]
         kept = pred.shape[:axis] + (1,) + pred.shape[axis + 1:]
         if label.shape not in (positions, kept):
+            hint = ''
+            if label.shape == pred.shape:
+                hint = '; of one-hot labels, take label.argmax(axis=%d)' % self._axis
+            for other in range(1, len(pred.shape)):
+                if other != axis and label.shape == pred.shape[:other] + pred.shape[other + 1:]:
+                    hint = '; if the classes are at axis %d of pred, give axis=%d' % (other, other)
             raise ValueError('label must be class indices in the shape %s, that of pred without the axis of classes '
-                             '(saw: shape %s%s)' % (positions, label.shape, '' if label.shape != pred.shape else (
-                                 '; of one-hot labels, take label.argmax(axis=%d)' % self._axis)))
+                             '(saw: shape %s%s)' % (positions, label.shape, hint))
         weight = None if sample_weight is None else sample_weight.asnumpy()
         if weight is not None:
             if weight.ndim != len(kept) or any(one not in (1, other) for one, other in zip(weight.shape, kept)):

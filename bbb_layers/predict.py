@@ -78,7 +78,7 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
                          % with_labels)
     if not is_array and (isinstance(data, np.ndarray) or not hasattr(data, '__iter__')):
         raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: %s)' % (
-            type(data).__name__))
+            'a numpy array; take mx.nd.array(data)' if isinstance(data, np.ndarray) else type(data).__name__))
     plain = PlainCopy(net)
     context = plain.context
     if is_array:

@@ -115,7 +115,8 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
             if weights:
                 plain.append('%s (%s: %s)' % (path or 'net itself', type(block).__name__, _listed(weights, ', ', 3)))
     if not chosen:
-        raise ValueError('net must hold at least one layer to become Bayesian, such as nn.Dense (saw: %r)' % (net,))
+        saw = 'a network that is Bayesian already' if collect.posterior_parameters(net) else repr(net)
+        raise ValueError('net must hold at least one layer to become Bayesian, such as nn.Dense (saw: %s)' % saw)
     _check_weights(net, chosen)
     memo = {}
     new = collect.copy_block(net, memo)

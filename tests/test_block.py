@@ -65,6 +65,13 @@ def test_blocks_that_cannot_be_served(plain, message):
     assert 'class BayesX(BayesBlock, %s)' % plain.__name__ in str(caught.value)
 
 
+def test_order_of_the_bases():
+    """The other way round Gluon's hybrid_forward would run, and nothing be drawn."""
+    with pytest.raises(TypeError, match=r'BayesBlock must come before .*class Wrong\(BayesBlock, LayerNorm\)'):
+        class Wrong(nn.LayerNorm, BayesBlock):
+            pass
+
+
 def test_forward_of_the_bayesian_class_itself():
     class Scale(HybridBlock):
         def hybrid_forward(self, F, x):

@@ -63,7 +63,7 @@ def test_labels_outside_the_classes(wrong, mode):
         assert np.allclose(gradient, expected[1], atol=1e-3)
     loss_fn.check_finite()      # the last call had weight 0 there
     loss_and_gradient(net, loss_fn, data, label)
-    with pytest.raises(FloatingPointError, match='NLL.*probability 0, such as -1 for a class'):
+    with pytest.raises(FloatingPointError, match='NLL.*labels that are no class'):
         loss_fn.check_finite()
     with pytest.warns(RuntimeWarning, match='not finite in call'):
         with pytest.raises(ValueError, match=r'label must be whole numbers from 0 to 2; give ignore_label .*\(saw: %s\)'
@@ -115,6 +115,9 @@ def test_axis_of_classes():
         likelihood(pred, label + 1)
     with pytest.raises(ValueError, match=r'sample_weight must have the shape \(2, 1, 5\)'):
         likelihood(pred, label, mx.nd.ones((2, 5)))
+    with pytest.raises(ValueError, match=r'in the shape \(2, 3\).*saw: shape \(2, 5\); if the classes are at axis 1 of '
+                                         r'pred, give axis=1\)'):
+        CategoricalNLLLoss()(pred, label)
 
 
 @pytest.mark.parametrize('value, error', [('a', TypeError), (float('nan'), ValueError), (float('inf'), ValueError),

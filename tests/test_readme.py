@@ -19,7 +19,7 @@ def test_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
     assert len(snippets) >= 7
-    names = {}
+    names, accuracies = {}, []
     for snippet in snippets:
         if importlib.util.find_spec('onnx') is None:      # on CPython 3.12 there is none that MXNet can use
             snippet = re.sub(r'^mx\.onnx.*\n', '', snippet, flags=re.MULTILINE)
@@ -27,12 +27,13 @@ def test_snippets_run(tmp_path, monkeypatch):
         exec(compile(snippet, 'README.md', 'exec'), names)
         if snippet is snippets[0] and native.available():     # weight and bias of three layers
             assert names['net']._kl_tap.graph[1].tojson().count('"op": "_bbb_layers_draw"') == 6
-    net, dataset = names['net'], names['dataset']
+        if snippet is snippets[0] or 'estimator.fit' in snippet:    # an epoch each
+            images, labels = (nd.array(part) for part in names['dataset'][:])
+            accuracies.append((names['net'](images).argmax(axis=1) == labels).mean().asscalar())
+    net = names['net']
     assert np.isfinite(names['loss'].asnumpy()).all()
-    # Of all images, since the last batch has eight.
-    images, labels = (nd.array(part) for part in dataset[:])
-    assert (net(images).argmax(axis=1) == labels).mean().asscalar() > 0.3
-    assert net[0].weight.grad_req == 'null' and net[0].weight_rho.lr_mult == 0.1
+    assert len(accuracies) == 2 and 0.3 < accuracies[0] < accuracies[1]
+    assert net[0].weight.grad_req == 'write' and net[0].weight_rho.lr_mult == 0.1
 
 
 def test_what_it_names_exists():

@@ -130,6 +130,11 @@ def test_there_and_back():
     np.testing.assert_array_equal(twice(x).asnumpy(), plain(x).asnumpy())
 
 
+def test_network_that_is_bayesian_already():
+    with pytest.raises(ValueError, match='at least one layer to become .*saw: a network that is Bayesian already'):
+        to_bayesian(networks.make('dense')[0])
+
+
 def test_names_that_where_sees():
     plain, _ = networks.make('dense', bayesian=False)
     seen = []
