@@ -274,10 +274,11 @@ class _Tap(object):
     Terms of one dtype leave the graph in one array: MXNet takes its time for each output, and for each operator that
     makes one.
     """
-    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state', 'running', 'lock')
+    __slots__ = ('base', 'graph', 'rhos', 'groups', 'state', 'gradients', 'running', 'lock')
 
     def __init__(self):
         self.base = self.graph = self.state = None
+        self.gradients = []     # each Parameter of the graph and the gradient buffers that it then had
         self.running = {}       # context -> mode and outputs of its last forward, which may not be done yet
         self.rhos, self.groups = [], []
         self.lock = threading.RLock()
@@ -409,7 +410,11 @@ def _call_cached_op(self, *args):
 
 def _run_graph(block, tapped, args, context):
     """The output of a tapped block, and its KL terms as arrays; traces its graph if there is none that fits."""
-    if block._cached_op is not None and native_draw.state_of(tapped.rhos) != tapped.state:
+    # A static graph writes gradients into the buffers that it has seen first. A Parameter gets others when it is
+    # initialized again, or when its grad_req was 'null' and is not any more.
+    if block._cached_op is not None and (
+            native_draw.state_of(tapped.rhos) != tapped.state
+            or any(param._grad is not buffers for param, buffers in tapped.gradients)):
         block._clear_cached_op()
     if block._cached_op is None:
         if block._cached_graph and block._cached_graph is not tapped.base:
@@ -423,6 +428,7 @@ def _run_graph(block, tapped, args, context):
             native_draw.forget_shapes(rhos)
         block._build_cache(*args)
         tapped.state = native_draw.state_of(tapped.rhos)
+        tapped.gradients = [(param, param._grad) for param in block.collect_params().values()]
     # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
     own_format = block._out_format
     block._out_format = [own_format, [0] * len(tapped.groups)]

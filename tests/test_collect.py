@@ -1036,6 +1036,35 @@ def test_block_load_of_another_prefix(loss_first, tmp_path):
             np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
 
 
+def test_gradient_buffers_that_are_made_anew(mode):
+    """A static graph of MXNet's goes on writing into the old ones, so that all gradients would stay 0 without a word."""
+    net = make(sequential, mode)
+    net.add(nn.BatchNorm(in_channels=OUT))
+    net[-1].initialize()
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+
+    def gradients():
+        mx.random.seed(3)
+        with autograd.record():
+            loss = loss_fn(net(x), y)
+        loss.backward()
+        return [param.grad().asnumpy() for param in net.collect_params().values() if param.grad_req != 'null']
+
+    gradients()
+    expected = gradients()
+    assert all(abs(values).sum() > 0 for values in expected)
+    learn = [param for param in net.collect_params().values() if param.grad_req != 'null']
+    for grad_req in ('null', 'write'):
+        for param in learn:
+            param.grad_req = grad_req
+    for _ in range(2):
+        for values, other in zip(gradients(), expected):
+            np.testing.assert_allclose(values, other, rtol=1e-5, atol=1e-6)
+    net.initialize(mx.init.Normal(0.5), force_reinit=True)
+    assert all(abs(values).sum() > 0 for values in gradients())
+
+
 def test_a_network_with_a_loss_is_not_pickled():
     net = make(sequential, None)
     pickle.loads(pickle.dumps(net))
