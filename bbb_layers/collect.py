@@ -410,10 +410,8 @@ def _call_cached_op(self, *args):
 
 def _run_graph(block, tapped, args, context):
     """The output of a tapped block, and its KL terms as arrays; traces its graph if there is none that fits."""
-    # A static graph writes gradients into the buffers that it has seen first. A Parameter gets others when it is
-    # initialized again, or when its grad_req was 'null' and is not any more.
     if block._cached_op is not None and (
-            native_draw.state_of(tapped.rhos) != tapped.state
+            _state_of(block, tapped) != tapped.state
             or any(param._grad is not buffers for param, buffers in tapped.gradients)):
         block._clear_cached_op()
     if block._cached_op is None:
@@ -427,7 +425,7 @@ def _run_graph(block, tapped, args, context):
             block._clear_cached_op()
             native_draw.forget_shapes(rhos)
         block._build_cache(*args)
-        tapped.state = native_draw.state_of(tapped.rhos)
+        tapped.state = _state_of(block, tapped)
         tapped.gradients = [(param, param._grad) for param in block.collect_params().values()]
     # The format that stands in the block stays that of its own outputs: Block.save writes it into a file.
     own_format = block._out_format
@@ -446,6 +444,17 @@ def _run_graph(block, tapped, args, context):
         # Detached, so that nothing of what was recorded is kept alive.
         tapped.running[context] = mode, [array.detach() for array in leaves(result)]
     return result
+
+
+def _state_of(block, tapped):
+    """What the graph of ``block`` depends on, and Gluon does not trace anew for.
+
+    With ``static_shape`` MXNet's graph goes on writing gradients into the buffers of an earlier backward. They are not
+    the Parameters' any more if these were initialized again, or had a ``grad_req`` of 'null' (then ``_grad`` is another
+    list); and they were never, if the gradient of that backward was to be added to one of :func:`kl_divergence`.
+    """
+    alone = [rho.recorded_alone for rho in tapped.rhos] if dict(block._flags).get('static_shape') else None
+    return native_draw.state_of(tapped.rhos), alone
 
 
 def _check_names(block):

@@ -291,6 +291,9 @@ def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 
     Parameters, in train and predict mode alike, and is differentiable under ``autograd.record()``. Pruned weights do
     not count; Parameters that layers share count once.
 
+    In a network that has a :class:`BBBLoss` and runs with ``static_shape=True``, the forward after a recorded call
+    traces its graph anew, since MXNet's would lose its gradients: for a loop with a loss of your own, make no BBBLoss.
+
     Parameters
     ----------
     net : Block
@@ -311,6 +314,9 @@ def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 
     """
     num_samples = check_count('num_samples', num_samples)
     rhos = collect.bayesian(net)
+    if autograd.is_recording():
+        for rho in rhos:
+            rho.recorded_alone += 1
     return gluon_kind(_total(_from_parameters(rho, ctx or rho.mu.list_ctx()[0], num_samples) for rho in rhos))
 
 

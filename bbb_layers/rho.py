@@ -108,10 +108,13 @@ class RhoParameter(_FollowsMu):
     ----------
     prior_parameters : dict
         name, such as ``prior_mu`` -> Parameter of the prior's.
+    recorded_alone : int
+        How often the KL divergence was recorded for gradients beside a forward, and not as a part of it.
     """
 
     def __init__(self, mu, sigma, prior, sampled_kl, is_bias):
         self.mu = mu
+        self.recorded_alone = 0
         self.is_bias = is_bias
         self.sampled_kl = sampled_kl
         self.set_prior(prior)

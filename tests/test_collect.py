@@ -1037,7 +1037,7 @@ def test_block_load_of_another_prefix(loss_first, tmp_path):
 
 
 def test_gradient_buffers_that_are_made_anew(mode):
-    """A static graph of MXNet's goes on writing into the old ones, so that all gradients would stay 0 without a word."""
+    """A static graph of MXNet's goes on writing into the old ones: all gradients would stay 0 without a word."""
     net = make(sequential, mode)
     net.add(nn.BatchNorm(in_channels=OUT))
     net[-1].initialize()
@@ -1063,6 +1063,38 @@ def test_gradient_buffers_that_are_made_anew(mode):
             np.testing.assert_allclose(values, other, rtol=1e-5, atol=1e-6)
     net.initialize(mx.init.Normal(0.5), force_reinit=True)
     assert all(abs(values).sum() > 0 for values in gradients())
+
+
+@pytest.mark.parametrize('part', [False, True])
+def test_gradients_after_a_loss_of_ones_own(part, mode):
+    """Where the gradients of a forward are added to those of kl_divergence, a static graph of MXNet's writes them to
+    another place from then on, and the Parameters keep the gradients of that step for ever."""
+    net = nn.HybridSequential()
+    net.add(dense(40, in_units=IN, activation='relu'), dense(OUT, in_units=40))
+    net.initialize(mx.init.Normal(0.5))
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+
+    def gradients(own=False):
+        mx.random.seed(3)
+        with autograd.record():
+            if own:
+                loss = gluon.loss.SoftmaxCrossEntropyLoss()(net(x), y) + kl_divergence(net[0] if part else net) / 7
+            else:
+                loss = loss_fn(net(x), y)
+        loss.backward()
+        return [param.grad().asnumpy() for param in net.collect_params().values()]
+
+    for _ in range(3):
+        expected = gradients()
+    net(x)      # after this, the next backward sets up where the graph's gradients go
+    for _ in range(2):
+        own = gradients(own=True)
+    assert not all(np.allclose(values, other, rtol=1e-3) for values, other in zip(own, expected))
+    for _ in range(3):
+        for values, other in zip(gradients(), expected):
+            np.testing.assert_allclose(values, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_with_a_loss_is_not_pickled():
