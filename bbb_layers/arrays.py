@@ -9,11 +9,11 @@ import functools
 import itertools
 from typing import Any
 
-from mxnet import ndarray, numpy, symbol
+from mxnet import autograd, ndarray, numpy, symbol
 from mxnet.gluon import Parameter
 from mxnet.util import is_np_array
 
-__all__ = ['classic', 'gluon_kind', 'as_kind_of', 'on_classic_arrays', 'value_of', 'set_value']
+__all__ = ['classic', 'gluon_kind', 'as_kind_of', 'on_classic_arrays', 'value_of', 'make_writable', 'set_value']
 
 
 def _convert(value, method):
@@ -62,6 +62,22 @@ def value_of(param, context=None):
     return Parameter.data(param, context or contexts[0]).as_nd_ndarray()
 
 
+def make_writable(param):
+    """Bring the arrays of ``param`` back into MXNet's layout, so that ``set_data`` can write to them.
+
+    After a forward in predict mode, oneDNN keeps the weight of a plain convolution in a layout of its own. Where the
+    weight has three or five axes, that is in 1D and 3D, MXNet cannot copy another array into that layout: ``set_data``
+    fails later, in the engine, with "Check failed: to.IsDefaultData()".
+    """
+    with autograd.pause():
+        for array in param._data or ():
+            if array.ndim in (3, 5):
+                array = array.as_nd_ndarray()
+                # identity gives its output MXNet's layout; most operators, such as zeros_like, fail as set_data does.
+                ndarray.identity(array.copy(), out=array)
+
+
 def set_value(param, value):
     """Set ``param`` to ``value``, a classic array, on all its contexts."""
+    make_writable(param)
     param.set_data(gluon_kind(value))

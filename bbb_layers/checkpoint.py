@@ -19,7 +19,7 @@ from mxnet import ndarray
 from mxnet.gluon import Block, Parameter, Trainer
 from mxnet.optimizer import Optimizer
 
-from .arrays import gluon_kind
+from .arrays import gluon_kind, make_writable
 from .checks import check_finite, check_not_negative, is_one_of
 from .optimizer import ADAMS
 from .rho import RhoParameter
@@ -402,6 +402,7 @@ def _unpack_params(path, prefix, block, names, arrays):
 
 
 def _set(param, value, each):
+    make_writable(param)
     param._load_init(gluon_kind(ndarray.array(value, dtype=value.dtype)), None)
     if each is not None and len(each) == len(param.list_ctx()):
         for data, own in zip(param.list_data(), each):

@@ -51,7 +51,9 @@ def _train_switch(F, like):
     A graph is traced once for both modes, so the switch must be an operator that looks at the mode when it runs:
     Dropout of 1 is 0 or 2 when training, and 1 otherwise.
     """
-    one = F.ones_like(F.slice(F.reshape(F.BlockGrad(like), shape=(-1,)), begin=(0,), end=(1,)))
+    # In a graph, slice would raise "dimensions are invalid" after a 3D convolution: a reshape in place leaves an array
+    # of five axes in oneDNN's blocked layout, and slice is oneDNN's operator. slice_axis is MXNet's own, and is safe.
+    one = F.ones_like(F.slice_axis(F.reshape(F.BlockGrad(like), shape=(-1,)), axis=0, begin=0, end=1))
     return F.abs(F.Dropout(one, p=0.5) - 1)
 
 

@@ -151,6 +151,11 @@ class SparseDense(nn.Dense):
         if F is symbol and x.attr(_MARK):
             columns = x.get_children()[0]
         else:
+            if F is symbol and x.get_children() is not None:
+                # slice_axis makes a copy in MXNet's layout. A reshape in place would leave the output of a 3D
+                # convolution in oneDNN's blocked layout, and transpose, which is oneDNN's operator, would raise "could
+                # not create a primitive descriptor for a reorder primitive". The input of a graph needs no copy.
+                x = F.slice_axis(x, axis=0, begin=0, end=None)
             columns = F.transpose(F.flatten(x) if self._flatten else F.reshape(x, shape=(-1, 0), reverse=True))
         out = F.sparse.dot(weight, columns)
         if bias is not None:

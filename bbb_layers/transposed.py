@@ -53,14 +53,20 @@ class TransposedByConvolution(Mixin):
         """0 of a shape that broadcasts to all, from which Gluon can infer the number of input channels: it cannot
         look back through a reshape. One position of one example is all that the operator sees."""
         kwargs, ones = self._kwargs, (1,) * len(self._kwargs['kernel'])
-        position = F.slice(x, begin=(0, None) + (0,) * len(ones), end=(1, None) + ones)
+        # BlockGrad stands before Deconvolution, whose backward must not run. If it stood behind, MXNet would run that
+        # on a gradient of 0, which raises "could not create a primitive descriptor for a reorder primitive" in a layer
+        # with 1 output channel behind a convolution with 16. It stands behind slice, as it would copy all of x.
+        position = F.BlockGrad(F.slice(x, begin=(0, None) + (0,) * len(ones), end=(1, None) + ones))
+        zeros = F.zeros_like(F.BlockGrad(weight))
         # float32, as there is no other in 3D
-        out = F.Deconvolution(F.cast(position, 'float32'), F.cast(F.zeros_like(weight), 'float32'),
+        out = F.Deconvolution(F.cast(position, 'float32'), F.cast(zeros, 'float32'),
                               kernel=kwargs['kernel'], stride=ones, dilate=ones, pad=(0,) * len(ones),
                               num_filter=kwargs['num_filter'], num_group=kwargs['num_group'], no_bias=True,
                               layout=kwargs['layout'])
-        tie = F.zeros_like(F.slice(out, begin=(0, 0) + (0,) * len(ones), end=(1, 1) + ones))
-        return F.cast(F.BlockGrad(tie), self.weight.dtype)
+        # oneDNN may keep the output of a convolution in blocks of 8 or 16 channels. In 2D, a slice that ends inside a
+        # block kills the process with SIGFPE; the slice above takes all channels, and is safe. So is a reduction.
+        tie = F.zeros_like(F.max(out, axis=tuple(range(2 + len(ones))), keepdims=True))
+        return F.cast(tie, self.weight.dtype)
 
 
 def _stretched(F, x, kwargs):

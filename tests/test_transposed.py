@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The transposed convolutions against Gluon's; estimators and training of them are in test_estimators."""
+import os
 import subprocess
 import sys
 
@@ -75,6 +76,39 @@ def test_bad_layout():
 def test_dilation_in_3d_raises(cls):
     with pytest.raises(mx.MXNetError, match='Dilate is not supported in 3d deconvolution'):
         cls(2, 2, dilation=2)
+
+
+@pytest.mark.parametrize('channels, instructions', [(8, 'AVX2'), (16, 'ALL')])
+def test_channels_by_the_block(channels, instructions):
+    """Catches a slice that ends inside a block of channels, 8 with AVX2 and 16 with AVX-512: it kills the process in
+    the first hybridized forward. This test has a process of its own, which spares the other tests; test_conv_channels
+    looks at the numbers."""
+    code = f'''if True:
+        from bbb_layers import BayesConv2DTranspose
+        from mxnet import nd
+        layer = BayesConv2DTranspose({channels}, 3, in_channels={channels})
+        layer.initialize()
+        layer.hybridize()
+        print(layer(nd.ones((1, {channels}, 4, 4))).asnumpy().shape)
+    '''
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, env=dict(os.environ, DNNL_MAX_CPU_ISA=instructions))
+    assert done.returncode == 0 and f'(1, {channels}, 6, 6)' in done.stdout, (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize('ndim', CLASSES)
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_what_is_not_finite_stays_where_it_is(ndim, value):
+    """A graph adds a 0 to all weights, by which Gluon infers shapes, and computes it from the first example. Catches a
+    0 that is a product: a number that is not finite in that example would make NaN of all outputs."""
+    layer = CLASSES[ndim][0](16, 3, in_channels=16)
+    layer.initialize()
+    x = nd.random.normal(shape=(2, 16) + (4,) * ndim)
+    x[(0,) * (2 + ndim)] = value
+    expected = layer(x).asnumpy()
+    assert np.isfinite(expected[1]).all() and not np.isfinite(expected[0]).all()
+    layer.hybridize()
+    np.testing.assert_allclose(layer(x).asnumpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.skipif(mx.context.num_gpus() > 0, reason='the fault is in the CPU operator')
