@@ -39,9 +39,12 @@ def seed(request):
     return value
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def compiled():
-    """The native operators; skips where there is no compiler, and only there."""
+    """Loads the native operators; skips where there is no compiler, and only there.
+
+    Of the session, so that fixtures of a whole module can ask for it.
+    """
     if os.environ.get('BBB_LAYERS_NATIVE') == '0':
         pytest.skip('BBB_LAYERS_NATIVE is 0')
     if not any(map(shutil.which, [os.environ.get('CXX', 'g++').split()[0], 'clang++', 'c++'])):

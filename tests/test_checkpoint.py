@@ -21,6 +21,7 @@ from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, Gaussian
                         Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)
 from bbb_layers import checkpoint
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from bbb_layers.collect import leaves
 
 OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
               ('rmsprop', {'centered': True}), ('nadam', {}),
@@ -92,6 +93,68 @@ def test_goes_on_as_if_nothing_had_been(tmp_path, optimizer, options):
         other.step(number)
     assert same(run.values(), other.values())
     assert run.trainer.learning_rate == other.trainer.learning_rate
+
+
+@pytest.mark.parametrize('optimizer', ['adam', 'fusedadam', 'nadam'])
+def test_back_to_before_the_first_step(tmp_path, optimizer):
+    """Catches counts of updates that outlive loading: Adam's bias correction would go on from the third step."""
+    run, path, ends = Run(optimizer), str(tmp_path / 'run.checkpoint'), []
+    run.save(path)
+    for _ in range(2):
+        for number in range(3):
+            run.step(number)
+        ends.append(run.values())
+        assert set(run.trainer.optimizer._index_update_count.values()) == {3}
+        run.load(path)
+    assert same(*ends)
+
+
+class Plain(object):
+    """A network without noise on two contexts, and its Trainer."""
+
+    def __init__(self, optimizer, options):
+        self.contexts = [mx.cpu(0), mx.cpu(1)]
+        self.net = nn.Dense(1, in_units=3)
+        self.net.initialize(mx.init.One(), ctx=self.contexts)
+        self.trainer = gluon.Trainer(self.net.collect_params(), optimizer, dict(options), update_on_kvstore=False)
+
+    def step(self, number):
+        rng, losses = np.random.RandomState(number), []
+        with autograd.record():
+            for ctx in self.contexts:
+                losses.append(self.net(nd.array(rng.randn(4, 3), ctx=ctx)).square())
+        autograd.backward(losses)
+        self.trainer.step(8)
+
+    def states(self):
+        """The states of each context, one after the other."""
+        return [list(leaves([updater.states[index] for index in sorted(updater.states)]))
+                for updater in self.trainer._updaters]
+
+
+@pytest.mark.parametrize('optimizer, options', [('adam', {}), ('fusedadam', {}), ('sgd', {'momentum': 0.9})],
+                         ids=['adam', 'fusedadam', 'sgd'])
+def test_each_context_has_its_own_states(tmp_path, optimizer, options):
+    """Catches states that stay on the first context, and states that two contexts share and update twice."""
+    run, other, path = Plain(optimizer, options), Plain(optimizer, options), str(tmp_path / 'run.checkpoint')
+    for number in range(2):
+        run.step(number)
+    save_checkpoint(path, run.net, run.trainer)
+    other.step(5)       # has states of its own, which must go
+    load_checkpoint(path, other.net, other.trainer)
+    for number in range(2, 5):
+        for each in (run, other):
+            each.step(number)
+        assert len(run.states()) == 2
+        for ctx, ours, theirs in zip(run.contexts, other.states(), run.states()):
+            assert ours and len(ours) == len(theirs)
+            for one, another in zip(ours, theirs):
+                assert one.context == ctx
+                np.testing.assert_array_equal(one.asnumpy(), another.asnumpy())
+        for name, param in run.net._collect_params_with_prefix().items():
+            for ctx in run.contexts:
+                np.testing.assert_array_equal(param.data(ctx).asnumpy(),
+                                              getattr(other.net, name).data(ctx).asnumpy())
 
 
 @pytest.mark.parametrize('mode', MODES, ids=['eager', 'hybrid', 'static'])

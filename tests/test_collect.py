@@ -365,6 +365,21 @@ def test_loss_on_a_part(mode):
     np.testing.assert_allclose(whole.kl.asscalar(), part.kl.asscalar() + last.kl.asscalar(), rtol=1e-5)
 
 
+@pytest.mark.parametrize('part', [0, 2])
+def test_loss_of_the_whole_after_that_of_a_part_raises(mode, part):
+    """Catches a check that raises only when every KL term was used: the terms of the part would then count twice."""
+    net = make(nested, mode)
+    losses = [BBBLoss(net[part], NUM_TRAIN), BBBLoss(net, NUM_TRAIN)]
+    x, y = batch()
+    for first, second in (losses, losses[::-1]):
+        with autograd.record():
+            output = net(x)
+            first(output, y)
+            with pytest.raises(RuntimeError, match='already used'):
+                second(output, y)
+    check_training(net, losses[1], steps=2)
+
+
 class Branches(gluon.HybridBlock):
     """One of two branches, chosen from Python."""
 
@@ -477,6 +492,42 @@ def test_draw_without_gradient_is_not_reused_under_record():
         nll = loss_fn.likelihood(net(x), y)
     nll.backward()
     assert abs(net.layer.weight.grad().asnumpy()).min() > 0
+
+
+class WithoutGradient(gluon.HybridBlock):
+    """Draws the weights of its body, in train mode, in a part of the forward that is not recorded."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.body, self.head = sequential(), dense(OUT, in_units=OUT)
+
+    def forward(self, x):
+        with autograd.pause(train_mode=True):
+            hidden = self.body(x)
+        return self.head(hidden)
+
+
+def test_kl_of_a_draw_without_gradient_has_its_gradient_all_the_same(mode):
+    """Catches KL terms that are taken from a forward that was not recorded: rho would get no gradient from them."""
+    net = make(WithoutGradient, None)
+    hybridize(net.body, mode)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for _ in range(3):
+        net.collect_params().zero_grad()
+        _, loss = forward_and_loss(net, loss_fn, x, y)
+        loss.backward()
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+        ours = [rho.grad().asnumpy() for rho in rhos(net.body)]
+        # The likelihood does not reach the body, so all that it gets is the gradient of KL / N for each example.
+        net.collect_params().zero_grad()
+        with autograd.record():
+            kl = kl_divergence(net.body) * BATCH / NUM_TRAIN
+        kl.backward()
+        for rho, grad in zip(rhos(net.body), ours):
+            assert abs(grad).min() > 0
+            np.testing.assert_allclose(grad, rho.grad().asnumpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_tied_layers_share_their_prior():

@@ -9,7 +9,7 @@ from mxnet.gluon import nn
 from networks import SumOfSquares
 
 from bbb_layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
-                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BBBLoss, GaussianPrior, kl_divergence)
+                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BBBLoss, GaussianPrior, estimators, kl_divergence)
 
 # name: (Bayesian layer, Gluon's, arguments, shape of one example)
 LAYERS = {
@@ -202,6 +202,26 @@ def test_a_layer_used_twice_needs_one_draw_of_its_weights(estimator, mode):
     with pytest.raises(RuntimeError, match="estimator='sample'"):
         with autograd.record():
             loss_fn(net(nd.ones((2, 3))), nd.zeros(2))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('hybridized', [False, True])
+def test_signs_of_flipout_are_fair(hybridized, dtype):
+    """Catches signs of which one is likelier; the mean of a million fair ones has a standard error of 0.001."""
+    class Signs(gluon.HybridBlock):
+        def hybrid_forward(self, F, like):
+            return estimators._signs(F, like)
+
+    block = Signs()
+    if hybridized:
+        block.hybridize()
+    signs = block(nd.zeros((1000, 1000), dtype=dtype))
+    assert signs.shape == (1000, 1000) and signs.dtype == np.dtype(dtype)
+    signs = signs.asnumpy().astype('float64')
+    assert set(np.unique(signs)) == {-1, 1}
+    assert abs(signs.mean()) < 0.005
+    # The same for the products of neighbours along each axis, which are signs too if the draws are independent.
+    assert abs((signs[1:] * signs[:-1]).mean()) < 0.005 and abs((signs[:, 1:] * signs[:, :-1]).mean()) < 0.005
 
 
 @pytest.mark.parametrize('build,message', [

@@ -264,6 +264,23 @@ def test_weights_that_float16_cannot_hold():
     assert net[1].weight.data().asnumpy().min() == -65504
 
 
+@pytest.mark.parametrize('sign', [1, -1])
+def test_the_largest_weight_that_float16_can_hold(sign):
+    """Catches a bound that is too high or too low: float16 ends at 65504, and makes infinity of 65520."""
+    layer = BayesEmbedding(2, 2)
+    layer.initialize()
+    weights = [[0.5, -0.25], [sign * 65520., 1.]]
+    layer.weight.set_data(nd.array(weights))
+    with pytest.raises(ValueError, match='between -65504 and 65504 .*saw: 65520 in Parameter %s' % layer.weight.name):
+        layer.cast('float16')
+    np.testing.assert_array_equal(layer.weight.data().asnumpy(), weights)
+    weights[1][0] = sign * 65504.
+    layer.weight.set_data(nd.array(weights))
+    layer.cast('float16')
+    assert layer.weight.data().dtype == np.float16
+    np.testing.assert_array_equal(layer.weight.data().asnumpy(), weights)
+
+
 def test_plain_networks_are_cast_as_ever():
     net = nn.HybridSequential()
     net.add(nn.Dense(3, in_units=2), nn.BatchNorm(in_channels=3), rnn.LSTM(3, num_layers=2, input_size=3))

@@ -8,6 +8,7 @@ import pytest
 from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
+from networks import SumOfSquares
 from scipy import stats
 
 from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianNLLLoss, GaussianPrior, ScaleMixturePrior,
@@ -397,6 +398,40 @@ def test_elbo_at_the_exact_posterior_is_the_log_evidence(estimator, mode):
             elbos.append(-loss_fn(layer(nd.array(x)), nd.array(y)).sum().asscalar())
     error = np.std(elbos) / len(elbos) ** 0.5
     assert error < 0.1 and abs(np.mean(elbos) - evidence) < 5 * error
+
+
+@pytest.mark.parametrize('kl', ['auto', 'sample'])
+@pytest.mark.parametrize('mode', MODES[1:], ids=['hybrid', 'static'])
+def test_a_hybridized_block_that_is_added_after_the_loss(kl, mode):
+    """Catches a block that keeps its KL terms to itself for ever, as it is not prepared to hand them out.
+
+    The loss then computes them from the Parameters, also after the first forward. The closed form is right at every
+    forward. A sampled KL term is that of the draw that made the output, from the second forward on.
+    """
+    net, late = nn.HybridSequential(), nn.HybridSequential()
+    # Its draw is 1 within some 1e-6, so that the output is the draw of the other layer.
+    net.add(BayesDense(1, in_units=1, use_bias=False, prior=GaussianPrior(0.7), weight_initializer='ones',
+                       initial_sigma=1e-6))
+    loss_fn = BBBLoss(net, 10, likelihood=SumOfSquares())
+    late.add(BayesDense(1, in_units=1, use_bias=False, prior=GaussianPrior(0.3), weight_initializer='ones', kl=kl))
+    net.add(late)
+    net.initialize()
+    hybridize(late, mode)
+    x, seen = nd.ones((4, 1)), set()
+    for forward in range(4):
+        output, loss = train(net, loss_fn, x, x)
+        loss.backward()
+        assert abs(late[0].weight_rho.grad().asscalar()) > 0
+        weight = output[0].asscalar()
+        if kl == 'auto':
+            expected = kl_divergence(net).asscalar()
+        else:
+            expected = (kl_divergence(net[0]).asscalar() - stats.norm(1, 0.05).entropy()
+                        - stats.norm.logpdf(weight, scale=0.3))
+        if kl == 'auto' or forward > 0:
+            np.testing.assert_allclose(loss_fn.kl.asscalar(), expected, rtol=1e-4)
+        seen.add(weight)
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize('shape', [(4,), (1, 6), (6, 4), (6, 5), (7,), (3, 1)])

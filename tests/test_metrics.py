@@ -10,7 +10,8 @@ from mxnet.gluon.contrib.estimator import Estimator
 from scipy import special
 
 from bbb_layers import BayesDense, BBBLoss
-from bbb_layers.metrics import BrierScore, ExpectedCalibrationError, MonteCarloNLL, OutOfDistributionAUROC
+from bbb_layers.metrics import (ELBO, KL, NLL, BrierScore, ExpectedCalibrationError, MonteCarloNLL,
+                                OutOfDistributionAUROC)
 from bbb_layers.uncertainty import uncertainty
 
 NAN, INF = float('nan'), float('inf')
@@ -318,6 +319,28 @@ def test_deepcopy_is_independent(build):
     assert other.get() == metric.get()
     other.update(*examples(build, n=9))
     assert metric.get()[1] == metric.get_global()[1] == exact != other.get()[1]
+
+
+@pytest.mark.parametrize('build', [NLL, KL, ELBO])
+@pytest.mark.parametrize('copy_first', [False, True])
+def test_deepcopy_of_a_metric_of_the_loss_is_independent(build, copy_first):
+    """Catches a copy that shares with its original which calls of the loss were seen: the second update would raise."""
+    net = BayesDense(3, in_units=2)
+    net.initialize()
+    loss, data, label = BBBLoss(net, 10), nd.ones((4, 2)), nd.zeros(4)
+    metric = build(loss)
+    loss(net(data), label)
+    metric.update(label, net(data))
+    twin = copy.deepcopy(metric)
+    both = [twin, metric] if copy_first else [metric, twin]
+    for count in (8, 12):
+        loss(net(data), label)
+        for each in both:
+            each.update(label, net(data))
+            assert each.num_inst == count
+            with pytest.raises(RuntimeError, match='no new call'):
+                each.update(label, net(data))
+    assert twin.get() == metric.get()
 
 
 def test_composite():

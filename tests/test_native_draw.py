@@ -147,7 +147,7 @@ def test_not_finite_stays_so(kind, prior, value, place, monkeypatch):
 # ---- random numbers
 
 @pytest.fixture(scope='module')
-def ten_million():
+def ten_million(compiled):
     return noise(10 ** 7, 11).asnumpy().astype('float64')
 
 

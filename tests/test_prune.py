@@ -87,6 +87,19 @@ def test_ties_are_pruned_in_the_order_of_the_parameters():
     assert (net.posterior()['weight'][1].asnumpy() == 0).sum() == 2
 
 
+@pytest.mark.parametrize('size', [40, 1000, 5001])
+@pytest.mark.parametrize('steps', [1, 2])
+def test_of_many_ties_the_first_are_pruned(size, steps):
+    """Catches a sort that is not stable; NumPy's sorts are stable for up to 16 numbers, whatever their kind."""
+    net = BayesDense(size, in_units=1, use_bias=False, weight_initializer='ones')
+    net.initialize()
+    for step in range(1, steps + 1):
+        count = size // 2 * step // steps
+        assert prune(net, count / size) == count
+        values = net.posterior()['weight'][0].asnumpy().ravel()
+        np.testing.assert_array_equal(values, np.arange(size) >= count)
+
+
 @pytest.mark.parametrize('reload', [False, True])
 def test_pruned_weights_stay_zero(mode, reload, tmp_path):
     net = hybridize(make(), mode)

@@ -77,6 +77,28 @@ def test_handler_in_an_estimator():
     assert seen == list(range(9))
 
 
+@pytest.mark.parametrize('given,first', [('argument', 0), ('attribute', 0), ('nothing', 3)])
+def test_a_step_of_0_counts_where_it_is_given(tmp_path, given, first):
+    """Catches a step of 0 that is taken for none: the schedule would go on from the states that were loaded."""
+    net = BayesDense(3, in_units=2)
+    net.initialize()
+    training, path, seen = estimator(BBBLoss(net, 10), net), str(tmp_path / 'states'), []
+    loader = gluon.data.DataLoader(gluon.data.ArrayDataset(nd.ones((10, 2)), nd.zeros(10)), 4)
+    training.fit(loader, epochs=1, event_handlers=[schedules.KLWeightHandler(schedules.linear(5))])
+    training.trainer.save_states(path)
+
+    def schedule(step):
+        seen.append(step)
+        return 1.
+
+    handler = schedules.KLWeightHandler(schedule, **({'step': 0} if given == 'argument' else {}))
+    training.trainer.load_states(path)
+    if given == 'attribute':
+        handler.step = 0
+    training.fit(loader, epochs=1, event_handlers=[handler])
+    assert seen == [first, first + 1, first + 2]
+
+
 def test_handler_needs_a_bbb_loss():
     net = gluon.nn.Dense(3, in_units=2)
     net.initialize()
