@@ -19,7 +19,7 @@ examples = plot + ['mlxtend', 'tqdm']
 onnx = ["onnx<1.15; python_version < '3.12'", "onnxruntime; python_version < '3.12'"]
 # For work on the package: the reference, and what make check runs.
 docs = plot + ['sphinx']
-check = plot + ['build', 'mypy', 'ruff']
+check = plot + ['build', 'mypy', 'pytest-random-order', 'pytest-reverse', 'ruff']
 
 setup(
     name='bbb-layers',

@@ -10,12 +10,12 @@ here. Each file runs alone in its own order, in reverse, in random orders, and o
     .venv/3.11/bin/python .ci/isolation.py tests/test_loss.py       # one file
 
 The output of each run is in build/isolation, and the last lines of a run that failed name the way to repeat it. A run
-that passed is not repeated until its test file changes or something that is no test file, so a stopped call can be made again
-and goes on. ``rm -r build/isolation`` starts anew.
+that passed is not repeated until its test file, or something that is no test file, changes: a stopped call can be made
+again and goes on. ``rm -r build/isolation`` starts anew.
 
 Several files can also share one process, in one random order of all their tests:
 
-    .venv/3.11/bin/python -m pytest --random-order-bucket=global --random-order-seed=1 tests/test_loss.py tests/test_rho.py
+    .venv/3.11/bin/python -m pytest --random-order-bucket=global --random-order-seed=1 tests/test_lo*.py
 """
 import argparse
 import hashlib

@@ -31,8 +31,8 @@ def test_log_gamma_of_this_file(z, exact):
         assert float(log_gamma(Decimal(z))) == pytest.approx(exact, rel=1e-15, abs=1e-15)
 
 
-@pytest.mark.parametrize('df', [1e-3, 1., 2., 3., 30., 1e3, 1e5, 999998., 999999., 999999.5, 1e6, 1000001., 1e7, 1e9, 1e12,
-                                1e15])
+@pytest.mark.parametrize('df', [1e-3, 1., 2., 3., 30., 1e3, 1e5, 999998., 999999., 999999.5, 1e6, 1000001., 1e7, 1e9,
+                                1e12, 1e15])
 def test_student_t_log_normalizer(df):
     """Catches a wrong term of the series for many degrees of freedom, and digits that are lost where it serves.
 

@@ -113,7 +113,7 @@ BLOCKS = {
     'my dense': (lambda: MyDense(5, in_units=4, activation='relu', flatten=False), (2, 3, 4)),
     'standardized': (lambda: Standardized(5, in_units=4, activation='relu', flatten=False), (2, 3, 4)),
     'my conv': (lambda: MyConv(5, 3, in_channels=2), (2, 2, 5, 5)),
-    'my transposed': (lambda: MyTransposed(5, 3, in_channels=3), (2, 3, 4, 4)),
+    'my transposed': (lambda: MyTransposed(16, 3, in_channels=16), (2, 16, 4, 4)),
     'my lstm': (lambda: MyLSTM(5, input_size=4), (3, 2, 4)),
 }
 
