@@ -114,7 +114,7 @@ def _told_of_tuples(data):
     try:
         yield
     except (TypeError, ValueError, AssertionError, MXNetError) as error:
-        if not (isinstance(data, list) and _holds_arrays(data)):
+        if not (isinstance(data, list) and all(isinstance(item, ndarray.NDArray) for item in data)):
             raise
         raise ValueError('data must be a tuple if net takes several inputs, such as predict(net, (a, b)): a list is '
                          'read as batches (saw: a list of %d arrays, which net does not take as batches: %s)' % (

@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What the mixin BayesBlock accepts, and which Parameters get a posterior."""
+import functools
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -81,6 +83,33 @@ def test_forward_of_the_bayesian_class_itself():
         class BayesScale(BayesBlock, Scale):
             def forward(self, x):
                 return x * self.w.data()
+
+
+def test_forward_behind_a_decorator():
+    """What decorates it says nothing of where the block computes its output."""
+    def logged(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return function(*args)
+        return wrapper
+
+    class Scale(HybridBlock):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.w = self.params.get('w', shape=(3,), init='ones')
+
+        @logged
+        def forward(self, x):
+            return super().forward(x)
+
+        def hybrid_forward(self, F, x, w):
+            return F.broadcast_mul(x, w)
+
+    layer = type('BayesScale', (BayesBlock, Scale), {})()
+    layer.initialize()
+    assert (layer(mx.nd.ones((2, 3))) == 1).asnumpy().all()
+    with pytest.raises(TypeError, match='Logged.forward, which never gets there'):
+        type('BayesX', (BayesBlock, type('Logged', (AlsoWithoutNoise,), {'forward': logged(WithoutNoise.forward)})), {})
 
 
 def test_blocks_whose_forward_goes_on():
@@ -236,3 +265,15 @@ def test_weight_dropout_keeps_pruned_weights_out():
     for scope in (autograd.train_mode(), autograd.predict_mode()):
         with scope:
             assert (layer(x).asnumpy() == 0).all()
+
+
+def test_parameters_follow_the_one_that_is_put_in_their_place():
+    """Of a learnable prior too; and a layer that shares the new Parameter shares its rho."""
+    layer = BayesDense(3, in_units=4, prior=GaussianPrior(learnable=True))
+    double(layer, 'weight')
+    layer.initialize()
+    rho = layer.weight_rho
+    assert np.isfinite(kl_divergence(layer).asscalar())
+    assert rho.mu is layer._reg_params['weight'] and type(rho.mu) is Doubled
+    assert all(param.mu is rho.mu for param in rho.prior_parameters.values())
+    assert BayesDense(3, in_units=4, params=layer.params).weight_rho is rho

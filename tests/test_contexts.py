@@ -45,6 +45,7 @@ def test_moved_to():
     array = mx.nd.ones((2,), ctx=mx.cpu_pinned(0))
     moved = moved_to(mx.cpu(0), [array, (DATA, 'text', None)])
     assert moved[0].context == mx.cpu(0) and moved[1][0] is DATA and moved[1][1:] == ('text', None)
+    assert moved_to(mx.gpu(0), array) is array      # MXNet then refuses it
 
 
 @pytest.mark.parametrize('memory', MEMORIES, ids=str)

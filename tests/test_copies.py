@@ -56,9 +56,11 @@ def test_copies_keep_their_name_scopes(make_copy, tapped):
         assert copied._scope._counter == old._scope._counter
     if make_copy is not draw:
         assert np.array_equal(new(DATA).asnumpy(), net(DATA).asnumpy())
+    counts = dict(net._scope._counter)
     with new.name_scope():      # a child that comes later has a name that follows the copy's
         later = nn.Dense(2)
     assert later.prefix.startswith(net.prefix)
+    assert net._scope._counter == counts != new._scope._counter
 
 
 @pytest.mark.parametrize('tapped', [False, True])

@@ -27,13 +27,13 @@ def loss_and_gradient(net, loss_fn, data, label, *weight):
 
 
 @pytest.mark.parametrize('ignored, dtype', [(-1, 'float32'), (-1, 'int32'), (255, 'uint8'), (7, 'float64'),
-                                            (1, 'float32')])
+                                            (1, 'float32'), (0, 'float32')])
 def test_ignore_label(ignored, dtype, mode):
     """Ignored positions add nothing to the loss and have no gradient: as if their sample_weight were 0."""
     net = make_net(mode, positions=True)
     data = mx.nd.random.normal(shape=(2, 5, 4))
     classes = np.array([[0, 1, 2, 1, 0], [2, 2, 0, 1, 1]])
-    skipped = np.array([[0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool) if ignored != 1 else classes == 1
+    skipped = np.array([[0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool) if ignored not in (0, 1) else classes == ignored
     label = mx.nd.array(np.where(skipped, ignored, classes), dtype=dtype)
     loss_fn = BBBLoss(net, num_train=1e9, likelihood=CategoricalNLLLoss(ignore_label=ignored))
     expected_fn = BBBLoss(net, num_train=1e9)
@@ -43,7 +43,7 @@ def test_ignore_label(ignored, dtype, mode):
         values = loss_and_gradient(net, loss_fn, data, label)
         for value, other in zip(values, expected):
             assert np.allclose(value, other, rtol=1e-3, atol=1e-4)
-    if ignored != 1:
+    if ignored not in (0, 1):
         assert loss_fn.nll.asnumpy()[1] == 0
     assert np.isfinite(loss_fn(net(data), label).asnumpy()).all()
 
@@ -125,3 +125,24 @@ def test_axis_of_classes():
 def test_ignore_label_must_be_a_number(value, error):
     with pytest.raises(error, match='ignore_label must be'):
         CategoricalNLLLoss(ignore_label=value)
+
+
+def test_only_predict_mode_looks_at_the_labels():
+    """In train mode the label may not be computed yet, recorded or not; in predict mode it is looked at."""
+    pred, label = mx.nd.zeros((2, 3)), mx.nd.array([0, 3])
+    likelihood = CategoricalNLLLoss()
+    for scope in (autograd.train_mode(), autograd.record()):
+        with scope:
+            assert np.isinf(likelihood(pred, label).asnumpy()[1])
+    with autograd.record(train_mode=False), pytest.raises(ValueError, match='label must be whole numbers'):
+        likelihood(pred, label)
+
+
+def test_weights_per_example_on_another_batch_axis():
+    net = BayesDense(3, in_units=4, flatten=False, prior=GaussianPrior(), initial_sigma=1e-6)
+    net.initialize(mx.init.Normal(1.))
+    data, label = mx.nd.random.normal(shape=(5, 2, 4)), mx.nd.zeros((5, 2))
+    loss_fn = BBBLoss(net, num_train=1e9, batch_axis=1)
+    single = loss_fn(net(data), label).asnumpy()
+    weighted = loss_fn(net(data), label, mx.nd.array([2., 0.5])).asnumpy()
+    assert np.allclose(weighted, single * [2., 0.5], rtol=1e-4)

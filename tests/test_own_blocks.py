@@ -11,8 +11,10 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import Block, HybridBlock, nn, rnn
 
-from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, checkpoint, draw, kl_divergence, posterior_as_prior,
-                        posterior_summary, predict, prune, to_bayesian, to_deterministic)
+from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianPrior, SparseDense, checkpoint, draw,
+                        kl_divergence, posterior_as_prior, posterior_summary, predict, prune, to_bayesian,
+                        to_deterministic)
+from bbb_layers.collect import one_forward
 from bbb_layers.own_blocks import bayesian_class
 from bbb_layers.transposed import TransposedByConvolution
 
@@ -206,6 +208,58 @@ def test_names_in_files_are_the_blocks_own():
     assert len(names) == len(net.collect_params().keys())
 
 
+def test_names_in_files_after_weight_dropout():
+    """A Parameter that was put in the place of a mean has its rho in the files all the same."""
+    net = to_bayesian(make('attention')[0], own_blocks=True)
+    block = net[0]
+
+    class Other(gluon.Parameter):
+        pass
+
+    old = block._reg_params['query_weight']
+    new = Other(old.name, shape=old.shape)
+    new.initialize()
+    block._reg_params['query_weight'] = block.params._params[old.name] = new
+    assert {'0.proj_query.weight', '0.proj_query.weight_rho'} <= set(net._collect_params_with_prefix())
+
+
+def test_cells_that_compute_otherwise():
+    """A derived cell has one draw for an unrolled sequence, also where it overrides hybrid_forward."""
+    class Halved(rnn.GRUCell):
+        def hybrid_forward(self, F, inputs, states, **params):
+            output, states = super().hybrid_forward(F, inputs, states, **params)
+            return output * 0.5, states
+
+    class Squared(nn.Embedding):
+        def hybrid_forward(self, F, x, weight):
+            return super().hybrid_forward(F, x, weight).square()
+
+    for plain, bayesian in ((Halved(5, input_size=4), BayesGRUCell), (Squared(3, 2), BayesEmbedding)):
+        assert bayesian_class(plain, own_blocks=True).__bases__[:-1] == bayesian.__bases__[:-1]
+    plain = Halved(5, input_size=4)
+    plain.initialize()
+    net = to_bayesian(plain, sigma=0.5, own_blocks=True)
+    inputs, states = nd.ones((2, 4)), [nd.zeros((2, 5))]
+    with autograd.train_mode(), one_forward(net, [inputs]):
+        first, second = net(inputs, states)[0], net(inputs, states)[0]
+    assert (first == second).asnumpy().all() and (first != plain(inputs, states)[0]).asnumpy().any()
+
+
+def test_weights_beside_the_attributes_of_a_chosen_block():
+    """A block can hold weights that hybrid_forward is not handed, beside those that it is."""
+    class Both(Positions):
+        def __init__(self, **kwargs):
+            super().__init__(3, 4, **kwargs)
+            with self.name_scope():
+                self.params.get('table', shape=(4, 4))
+
+    net = nn.HybridSequential()
+    net.add(Both())
+    net.initialize()
+    with pytest.warns(UserWarning, match=r'in 1 layer: 0 \(Both: both\d+_table\)\. They do not take'):
+        assert type(to_bayesian(net, own_blocks=True)[0]).__name__ == 'BayesBoth'
+
+
 def test_cells():
     plain = MyCell(5, input_size=4)
     plain.initialize()
@@ -293,7 +347,7 @@ def test_never_bayesian():
     fixed = Positions(3, 4)
     fixed.weight.grad_req = 'null'
     for block in (nn.BatchNorm(), MyBatchNorm(), gluon.contrib.nn.SyncBatchNorm(num_devices=1), fixed,
-                  nn.InstanceNorm(center=False), BayesDense(3), nn.HybridSequential(), ByForward(), Hidden()):
+                  nn.InstanceNorm(center=False), SparseDense(3, in_units=2), BayesDense(3), nn.HybridSequential(), ByForward(), Hidden()):
         assert bayesian_class(block, own_blocks=True) is None
     with pytest.raises(ValueError, match='at least one layer to become Bayesian'):
         to_bayesian(fixed, own_blocks=True)
@@ -381,4 +435,4 @@ def test_summary_of_a_frozen_mean():
     """A mean that is frozen has a posterior all the same."""
     layer = BayesDense(3, in_units=2)
     layer.weight.grad_req = 'null'
-    assert [row.kind for row in posterior_summary(layer).rows] == ['posterior', 'posterior']
+    assert [(row.kind, row.learns) for row in posterior_summary(layer).rows] == [('posterior', True)] * 2

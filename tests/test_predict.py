@@ -253,6 +253,16 @@ def test_several_inputs_as_a_list():
     with pytest.raises(ValueError, match='data must be a tuple .*list of 2 arrays'):
         predict(linear(), [nd.ones((4, 3)), nd.ones((4, 5))], num_samples=2, progress=False)
     assert predict(linear(), [nd.ones((4, 3)), nd.ones((2, 3))], num_samples=2, progress=False).shape == (2, 6, 2)
+    # A network can also check its inputs by assert, as some of Gluon's cells do.
+    class Checks(Sum):
+        def forward(self, a, b=None, c=None):
+            assert b is not None
+            return super().forward(a, b, c)
+
+    with pytest.raises(ValueError, match='data must be a tuple'):
+        predict(Checks(), arrays, num_samples=2, progress=False)
     # What fails otherwise says what it always did.
+    with pytest.raises(MXNetError):
+        predict(linear(), [[nd.ones((4, 5)), nd.ones((4,))]], num_samples=2, progress=False)
     with pytest.raises(MXNetError):
         predict(linear(), nd.ones((4, 5)), num_samples=2)
