@@ -144,7 +144,7 @@ def _listed(texts, separator, most):
 def _check_weights(net, chosen):
     params = {param for block in chosen for param in block._reg_params.values()}
     for param in params:
-        if not np.isfinite(value_of(param).asnumpy()).all():
+        if not np.isfinite(value_of(param).copy().asnumpy()).all():
             raise ValueError('Parameter %s must be finite (saw: NaN or infinite values)' % param.name)
     for block in collect.walk(net):
         for param in block._reg_params.values():

@@ -347,7 +347,8 @@ def test_never_bayesian():
     fixed = Positions(3, 4)
     fixed.weight.grad_req = 'null'
     for block in (nn.BatchNorm(), MyBatchNorm(), gluon.contrib.nn.SyncBatchNorm(num_devices=1), fixed,
-                  nn.InstanceNorm(center=False), SparseDense(3, in_units=2), BayesDense(3), nn.HybridSequential(), ByForward(), Hidden()):
+                  nn.InstanceNorm(center=False), SparseDense(3, in_units=2), BayesDense(3), nn.HybridSequential(),
+                  ByForward(), Hidden()):
         assert bayesian_class(block, own_blocks=True) is None
     with pytest.raises(ValueError, match='at least one layer to become Bayesian'):
         to_bayesian(fixed, own_blocks=True)

@@ -120,7 +120,8 @@ def states_of(optimizer):
     (states_of(mx.optimizer.SGD()), r'an optimizer of the class mxnet.*\.SGD\)'),
     (states_of(Adam()), r'an optimizer of the class test_trainer_states\.Adam\)'),
     (pickle.dumps(({}, mx.optimizer.Adam(), 1)), 'tuple without an optimizer')],
-    ids=['empty', 'garbage', 'module', 'cut off', 'no optimizer', 'number', 'pair', 'pair of other', 'sgd', 'derived', 'three'])
+    ids=['empty', 'garbage', 'module', 'cut off', 'no optimizer', 'number', 'pair', 'pair of other', 'sgd', 'derived',
+         'three'])
 @pytest.mark.parametrize('name', ['states', 'converted'])
 def test_other_files_are_refused_and_nothing_is_written(tmp_path, content, saw, name):
     """Catches whatever pickle raises, and a file that is opened for writing before the other is read."""
