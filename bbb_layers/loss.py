@@ -230,7 +230,7 @@ class BBBLoss(Loss):
             first = next(collect.leaves([output]))
             shape = [1] * first.ndim
             shape[self._batch_axis] = batch_size
-            sample_weight = sample_weight.reshape(shape).astype(first.dtype, copy=False)
+            sample_weight = sample_weight.reshape(tuple(shape)).astype(first.dtype, copy=False)
         if sample_weight is None or (per_example and not is_ours):
             nll = self.likelihood(output, label)
         else:

@@ -8,8 +8,8 @@ import pytest
 from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock, Parameter, SymbolBlock, nn
 
-from bbb_layers import (BayesBlock, BayesDense, BBBLoss, GaussianPrior, kl_divergence, native, prune, to_bayesian,
-                        to_deterministic)
+from bbb_layers import (BayesBlock, BayesDense, BayesLSTM, BBBLoss, GaussianPrior, kl_divergence, native, prune,
+                        to_bayesian, to_deterministic)
 
 MODES = {'eager': None, 'hybrid': {}, 'static': {'static_alloc': True, 'static_shape': True}}
 
@@ -277,3 +277,11 @@ def test_parameters_follow_the_one_that_is_put_in_their_place():
     assert rho.mu is layer._reg_params['weight'] and type(rho.mu) is Doubled
     assert all(param.mu is rho.mu for param in rho.prior_parameters.values())
     assert BayesDense(3, in_units=4, params=layer.params).weight_rho is rho
+
+
+def test_names_in_files_after_weight_dropout_before_anything_ran():
+    layer = BayesLSTM(3, input_size=4)
+    layer.initialize()
+    names = list(layer._collect_params_with_prefix())
+    double(layer, 'l0_i2h_weight')
+    assert list(layer._collect_params_with_prefix()) == names and len(names) == 8

@@ -1110,3 +1110,18 @@ def test_priors_and_num_train_are_not_in_the_first_format(tmp_path):
     save_checkpoint(path, *with_prior(GaussianPrior(), 1000))
     as_the_first_format(path)
     load_checkpoint(path, *with_prior(LaplacePrior(0.01), 10))
+
+
+def test_classes_of_one_name(tmp_path):
+    """Classes inside others can have the same last name."""
+    class One:
+        class Optimizer(mx.optimizer.SGD):
+            pass
+
+    class Other:
+        class Optimizer(mx.optimizer.SGD):
+            pass
+
+    path = str(tmp_path / 'run.checkpoint')
+    Linear(One.Optimizer()).steps(0).save(path)
+    refused(Linear(Other.Optimizer()), path, r'the optimizer must be .*One\.Optimizer, as it was')

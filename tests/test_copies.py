@@ -92,3 +92,25 @@ def test_copy_of_a_part_leaves_the_rest_behind():
     assert all(np.array_equal(param.data().asnumpy(), values)
                for param, values in zip(net.collect_params().values(), before))
     assert not np.array_equal(new.body[0].weight.data().asnumpy(), net.body[0].weight.data().asnumpy())
+
+
+def test_block_that_is_reached_before_the_part_that_holds_it():
+    """Each name scope is copied once, also where a part of the network is copied for itself in between."""
+    class Referring(HybridBlock):
+        def __init__(self, part):
+            super().__init__()
+            self.early = part[0]
+            self.part = part
+
+        def hybrid_forward(self, F, x):
+            return self.part(x)
+
+    part = nn.HybridSequential()
+    part.add(nn.Dense(3, in_units=4), BayesDense(2, in_units=3))
+    net = Referring(part)
+    net.initialize()
+    BBBLoss(part, num_train=10)
+    early = to_deterministic(net).early
+    assert early._scope._block is early
+    with early.name_scope():
+        assert nn.Dense(2).prefix.startswith(early.prefix)

@@ -146,3 +146,11 @@ def test_weights_per_example_on_another_batch_axis():
     single = loss_fn(net(data), label).asnumpy()
     weighted = loss_fn(net(data), label, mx.nd.array([2., 0.5])).asnumpy()
     assert np.allclose(weighted, single * [2., 0.5], rtol=1e-4)
+
+
+def test_negative_weights():
+    """Only a weight of 0 takes a position out."""
+    pred, label = mx.nd.random.normal(shape=(2, 3)), mx.nd.array([0, 1])
+    likelihood = CategoricalNLLLoss()
+    expected = likelihood(pred, label).asnumpy() * [-1, 2]
+    assert np.allclose(likelihood(pred, label, mx.nd.array([[-1], [2]])).asnumpy(), expected, rtol=1e-5)

@@ -11,9 +11,9 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import Block, HybridBlock, nn, rnn
 
-from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianPrior, SparseDense, checkpoint, draw,
-                        kl_divergence, posterior_as_prior, posterior_summary, predict, prune, to_bayesian,
-                        to_deterministic)
+from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior, SparseDense,
+                        checkpoint, draw, kl_divergence, posterior_as_prior, posterior_summary, predict, prune,
+                        to_bayesian, to_deterministic)
 from bbb_layers.collect import one_forward
 from bbb_layers.own_blocks import bayesian_class
 from bbb_layers.transposed import TransposedByConvolution
@@ -348,7 +348,7 @@ def test_never_bayesian():
     fixed.weight.grad_req = 'null'
     for block in (nn.BatchNorm(), MyBatchNorm(), gluon.contrib.nn.SyncBatchNorm(num_devices=1), fixed,
                   nn.InstanceNorm(center=False), SparseDense(3, in_units=2), BayesDense(3), nn.HybridSequential(),
-                  ByForward(), Hidden()):
+                  ByForward(), Hidden(), GaussianNLLLoss(learnable=True)):
         assert bayesian_class(block, own_blocks=True) is None
     with pytest.raises(ValueError, match='at least one layer to become Bayesian'):
         to_bayesian(fixed, own_blocks=True)
