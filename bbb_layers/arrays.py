@@ -10,7 +10,6 @@ import itertools
 from typing import Any
 
 from mxnet import autograd, ndarray, numpy, symbol
-from mxnet.gluon import Parameter
 from mxnet.util import is_np_array
 
 __all__ = ['classic', 'gluon_kind', 'as_kind_of', 'on_classic_arrays', 'value_of', 'make_writable', 'set_value']
@@ -59,7 +58,9 @@ def value_of(param, context=None):
     A subclass may hand out another one by its ``data``, such as the stored one after dropout.
     """
     contexts = param.list_ctx()     # where a rho is initialized at the latest
-    return Parameter.data(param, context or contexts[0]).as_nd_ndarray()
+    # As Parameter.data has it. To import Gluon here would keep MXNet's servers from reading a pickled FusedAdam, which
+    # they do while they still import MXNet.
+    return param._check_and_get(param._data, context or contexts[0]).as_nd_ndarray()
 
 
 def make_writable(param):
