@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
-from . import _numpy_bool  # noqa: F401, before all that imports mxnet
+from ._mxnet import numpy_names  # noqa: F401, before all that imports mxnet
 from . import metrics, native, schedules
 from .block import BayesBlock
 from .deterministic import draw, to_deterministic

@@ -10,11 +10,11 @@ from mxnet.gluon import Block, Constant, HybridBlock, Parameter
 from mxnet.ndarray import NDArray
 
 from . import collect, posterior
-from .annotations import Mixin
-from .arrays import classic, gluon_kind, value_of
-from .checks import check_dtype, check_positive, is_one_of
+from ._mxnet.annotations import Mixin
+from ._mxnet.arrays import classic, gluon_kind, value_of
+from ._mxnet.checks import check_dtype, check_positive, is_one_of
+from ._mxnet.precision import check_casts_first, check_float16
 from .native import draw as native_draw
-from .precision import check_casts_first, check_float16
 from .priors import Prior, check_prior, default_prior
 from .rho import RhoParameter
 
@@ -62,7 +62,7 @@ class BayesBlock(Mixin):
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
         none of float16, float32 and float64 or one in which the layer cannot run (see
-        ``bbb_layers.precision``), or ``prior`` or ``kl`` is not that of the layer that this one shares its
+        ``bbb_layers._mxnet.precision``), or ``prior`` or ``kl`` is not that of the layer that this one shares its
         Parameters with.
 
     References

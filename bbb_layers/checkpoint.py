@@ -19,8 +19,8 @@ from mxnet import ndarray
 from mxnet.gluon import Block, Parameter, Trainer
 from mxnet.optimizer import Optimizer
 
-from .arrays import gluon_kind, make_writable
-from .checks import check_finite, check_not_negative, is_one_of
+from ._mxnet.arrays import gluon_kind, make_writable
+from ._mxnet.checks import check_finite, check_not_negative, is_one_of
 from .optimizer import ADAMS
 from .rho import RhoParameter
 from .schedules import STEP

@@ -29,11 +29,11 @@ from mxnet.context import current_context
 from mxnet.gluon import Block, HybridBlock, SymbolBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
-from .arrays import as_kind_of, classic
-from .contexts import computed_on, moved_to
+from ._mxnet.arrays import as_kind_of, classic
+from ._mxnet.contexts import computed_on, moved_to
+from ._mxnet.precision import computed_in
 from .native import draw as native_draw
 from .posterior import draw
-from .precision import computed_in
 
 __all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves', 'add_owner',
            'owners', 'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block', 'Term', 'add_up']

@@ -5,8 +5,8 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
 from . import collect, posterior
-from .arrays import set_value, value_of
-from .precision import widened
+from ._mxnet.arrays import set_value, value_of
+from ._mxnet.precision import widened
 
 __all__ = ['to_deterministic', 'draw', 'PlainCopy', 'check_posterior']
 

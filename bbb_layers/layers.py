@@ -7,7 +7,7 @@ Each takes what the Gluon layer takes, with the same meaning and in the same ord
 import numpy as np
 from mxnet.gluon import nn
 
-from .arrays import classic, gluon_kind
+from ._mxnet.arrays import classic, gluon_kind
 from .block import BayesBlock
 from .estimators import ESTIMATORS
 from .transposed import TransposedByConvolution

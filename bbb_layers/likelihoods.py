@@ -9,8 +9,8 @@ from mxnet.base import MXNetError
 from mxnet.gluon.loss import Loss
 from mxnet.ndarray import NDArray
 
-from .arrays import classic, gluon_kind
-from .checks import check_finite, check_positive
+from ._mxnet.arrays import classic, gluon_kind
+from ._mxnet.checks import check_finite, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import rho_from_sigma, sigma_from_rho
 

@@ -12,13 +12,13 @@ from mxnet.gluon.loss import Loss
 from mxnet.ndarray import NDArray
 
 from . import collect, posterior
-from .arrays import classic, gluon_kind, value_of
-from .checks import check_count, check_finite, check_not_negative, check_positive, normal
-from .contexts import computed_on, moved_to
+from ._mxnet.arrays import classic, gluon_kind, value_of
+from ._mxnet.checks import check_count, check_finite, check_not_negative, check_positive, normal
+from ._mxnet.contexts import computed_on, moved_to
+from ._mxnet.precision import widened
 from .finite import Watch
 from .likelihoods import CategoricalNLLLoss, weighted
 from .native import draw as native_draw
-from .precision import widened
 
 __all__ = ['BBBLoss', 'kl_divergence']
 

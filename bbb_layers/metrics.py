@@ -21,9 +21,9 @@ from mxnet import metric
 from mxnet.context import Context
 
 from . import collect
-from .annotations import Array
-from .checks import check_array, check_count, check_probabilities
-from .contexts import computed_on
+from ._mxnet.annotations import Array
+from ._mxnet.checks import check_array, check_count, check_probabilities
+from ._mxnet.contexts import computed_on
 from .loss import BBBLoss
 
 __all__ = ['ExpectedCalibrationError', 'Reliability', 'BrierScore', 'MonteCarloNLL', 'OutOfDistributionAUROC', 'NLL',

@@ -6,11 +6,11 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
 from . import collect
-from .arrays import classic, gluon_kind
-from .checks import check_count, is_one_of
-from .contexts import computed_on, moved_to
+from ._mxnet.arrays import classic, gluon_kind
+from ._mxnet.checks import check_count, is_one_of
+from ._mxnet.contexts import computed_on, moved_to
+from ._mxnet.precision import widened
 from .deterministic import PlainCopy
-from .precision import widened
 
 __all__ = ['MonteCarlo']
 

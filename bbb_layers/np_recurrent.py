@@ -6,8 +6,8 @@ from mxnet import symbol
 from mxnet.gluon import rnn
 from mxnet.util import is_np_array
 
-from .annotations import Mixin
-from .arrays import as_kind_of, classic, gluon_kind, on_classic_arrays
+from ._mxnet.annotations import Mixin
+from ._mxnet.arrays import as_kind_of, classic, gluon_kind, on_classic_arrays
 
 __all__ = ['RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell']
 

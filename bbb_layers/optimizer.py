@@ -10,7 +10,7 @@ from mxnet import autograd, engine, ndarray
 from mxnet.optimizer import Adam, Optimizer
 
 from . import native
-from .arrays import classic
+from ._mxnet.arrays import classic
 
 __all__ = ['FusedAdam']
 

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from mxnet import autograd, ndarray, symbol
 
-from .operators import operator
-from .precision import widened
+from ._mxnet.operators import operator
+from ._mxnet.precision import widened
 
 __all__ = ['PRUNED_RHO', 'ENTROPY_CONSTANT', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean',
            'moments', 'draw', 'split_draw', 'spread', 'kl_term', 'negative_entropy']

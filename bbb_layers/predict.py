@@ -12,10 +12,10 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from . import collect
-from .arrays import classic, gluon_kind
-from .checks import check_count
+from ._mxnet.arrays import classic, gluon_kind
+from ._mxnet.checks import check_count
+from ._mxnet.precision import widened
 from .deterministic import PlainCopy
-from .precision import widened
 
 __all__ = ['predict']
 

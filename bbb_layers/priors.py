@@ -8,9 +8,9 @@ import numpy as np
 from mxnet import ndarray, symbol
 
 from . import native
-from .annotations import Array, Tensor
-from .arrays import on_classic_arrays
-from .checks import check_finite, check_fraction, check_numbers, check_positive
+from ._mxnet.annotations import Array, Tensor
+from ._mxnet.arrays import on_classic_arrays
+from ._mxnet.checks import check_finite, check_fraction, check_numbers, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
 from .posterior import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
 

@@ -9,8 +9,8 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from . import collect, posterior
-from .arrays import gluon_kind, set_value, value_of
-from .checks import check_fraction, check_not_negative
+from ._mxnet.arrays import gluon_kind, set_value, value_of
+from ._mxnet.checks import check_fraction, check_not_negative
 
 __all__ = ['signal_to_noise', 'prune', 'pruning_curve']
 

@@ -5,9 +5,9 @@ from mxnet import initializer
 from mxnet.gluon import Parameter
 from mxnet.gluon.utils import shape_is_known
 
+from ._mxnet.precision import computed_in
 from .native.draw import forget_shapes
 from .posterior import rho_from_sigma
-from .precision import computed_in
 
 __all__ = ['RhoParameter']
 

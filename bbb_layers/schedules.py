@@ -9,7 +9,7 @@ from typing import Callable, Optional
 
 from mxnet.gluon.contrib.estimator.event_handler import BatchBegin, TrainBegin
 
-from .checks import check_count, check_fraction, check_not_negative
+from ._mxnet.checks import check_count, check_fraction, check_not_negative
 
 __all__ = ['blundell', 'linear', 'cyclical', 'KLWeightHandler']
 

@@ -6,7 +6,7 @@ from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock
 
 from . import collect, posterior
-from .arrays import value_of
+from ._mxnet.arrays import value_of
 from .deterministic import check_posterior
 from .priors import GaussianPrior, Prior, check_prior
 

@@ -9,7 +9,7 @@ from mxnet.gluon.utils import shape_is_known
 from mxnet.util import is_np_array
 
 from . import collect
-from .checks import check_dtype
+from ._mxnet.checks import check_dtype
 from .deterministic import to_deterministic
 
 __all__ = ['SparseDense', 'to_sparse']

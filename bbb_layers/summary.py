@@ -8,7 +8,7 @@ from mxnet.gluon.contrib.estimator.event_handler import EpochEnd, TrainBegin
 from mxnet.metric import EvalMetric
 
 from . import collect, posterior
-from .arrays import value_of
+from ._mxnet.arrays import value_of
 
 __all__ = ['SummaryHandler']
 

@@ -8,8 +8,8 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
 from . import collect, layers, posterior
-from .arrays import set_value, value_of
-from .checks import check_positive, is_one_of
+from ._mxnet.arrays import set_value, value_of
+from ._mxnet.checks import check_positive, is_one_of
 from .inventory import blocks_with_paths, plain_weights
 from .own_blocks import BAYESIAN, bayesian_class
 from .priors import Prior, check_prior

@@ -4,8 +4,8 @@ import os
 import pickle
 from typing import Union
 
+from ._mxnet.checks import is_one_of
 from .checkpoint import write_atomically
-from .checks import is_one_of
 from .optimizer import ADAMS
 
 __all__ = ['convert_trainer_states']

@@ -7,7 +7,7 @@ import zlib
 # The tests run in as many processes as there are processors.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-from bbb_layers import native     # before mxnet, see bbb_layers/_numpy_bool.py
+from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
 import mxnet as mx
 import numpy as np
 import pytest

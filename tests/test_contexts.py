@@ -7,7 +7,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from bbb_layers import BayesDense, BBBLoss, GaussianPrior, MonteCarlo, metrics, predict
-from bbb_layers.contexts import computed_on, moved_to
+from bbb_layers._mxnet.contexts import computed_on, moved_to
 
 MEMORIES = [mx.Context('cpu_shared', 0), mx.cpu_pinned(0)]
 MODES = {'eager': None, 'hybrid': {}, 'static': {'static_alloc': True, 'static_shape': True}}

@@ -2,7 +2,7 @@
 import copy
 import logging
 
-from bbb_layers import schedules     # before mxnet, see bbb_layers/_numpy_bool.py
+from bbb_layers import schedules     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
 import mxnet as mx
 import numpy as np
 import pytest

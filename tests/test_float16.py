@@ -6,7 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from bbb_layers import native     # before mxnet, see bbb_layers/_numpy_bool.py
+from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
 import mxnet as mx
 import networks
 import numpy as np
@@ -18,8 +18,9 @@ from mxnet.gluon import nn, rnn
 import bbb_layers as bbb
 from bbb_layers import (BayesBlock, BayesConv2D, BayesConv2DTranspose, BayesDense, BayesEmbedding, BayesGRUCell,
                         BayesLSTM, BBBLoss, GaussianPrior, LaplacePrior, MixturePrior, MonteCarlo, ScaleMixturePrior,
-                        SparseDense, StudentTPrior, checkpoint, draw, kl_divergence, posterior_as_prior, precision,
-                        predict, prune, signal_to_noise, to_bayesian, to_deterministic)
+                        SparseDense, StudentTPrior, checkpoint, draw, kl_divergence, posterior_as_prior, predict, prune,
+                        signal_to_noise, to_bayesian, to_deterministic)
+from bbb_layers._mxnet import precision
 
 ROOT = Path(__file__).resolve().parent.parent
 PRIORS = {'gaussian': GaussianPrior(0.7, 0.1), 'mixture': ScaleMixturePrior(), 'three': MixturePrior(

@@ -14,7 +14,7 @@ from typing import Iterable, Optional
 import numpy as np
 from mxnet.base import _LIB, OpHandle, c_str, check_call
 
-from ..operators import operator
+from .._mxnet.operators import operator
 from .build import BuildError, library
 
 __all__ = ['available', 'operator', 'floats', 'instruction_set']

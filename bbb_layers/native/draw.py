@@ -16,8 +16,9 @@ import numpy as np
 from mxnet import ndarray, symbol
 from mxnet.gluon.utils import shape_is_known
 
-from .. import native, operators, posterior
-from ..precision import computed_in
+from .. import native, posterior
+from .._mxnet import operators
+from .._mxnet.precision import computed_in
 
 __all__ = ['Switch', 'make', 'state_of', 'shapes_are_known', 'forget_shapes']
 

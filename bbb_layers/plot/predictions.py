@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, FigureBase, SubFigure
 
-from ..annotations import ArrayLike
-from ..checks import check_count
+from .._mxnet.annotations import ArrayLike
+from .._mxnet.checks import check_count
 from .common import STYLES, array, axes, check, check_length, finish, finite, in_unit_interval, texts, vector
 
 __all__ = ['plot_reliability', 'plot_entropy', 'plot_regression', 'plot_images']

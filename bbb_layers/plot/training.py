@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..annotations import ArrayLike
+from .._mxnet.annotations import ArrayLike
 from .common import STYLES, axes, finish, in_unit_interval, vector
 
 __all__ = ['plot_training', 'plot_accuracy']

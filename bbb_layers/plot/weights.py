@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from mxnet.gluon import Block
 
-from ..annotations import ArrayLike
-from ..checks import check_fraction, check_positive
+from .._mxnet.annotations import ArrayLike
+from .._mxnet.checks import check_fraction, check_positive
 from ..prune import signal_to_noise
 from .common import STYLES, array, axes, check_length, finish, finite, in_unit_interval, texts, vector
 

@@ -23,7 +23,7 @@ import unittest
 import zlib
 from pathlib import Path
 
-import bbb_layers     # before mxnet, see bbb_layers/_numpy_bool.py
+import bbb_layers     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
 import mxnet as mx
 import numpy as np
 import pytest
