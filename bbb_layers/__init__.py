@@ -12,9 +12,9 @@ from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss,
 from .loss import BBBLoss, kl_divergence
 from .monte_carlo import MonteCarlo
 from .optimizer import FusedAdam
-from .parameters import mu_params, rho_params
+from .posterior.parameters import mu_params, rho_params
+from .posterior.priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .predict import predict
-from .priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
 from .prune import prune, pruning_curve, signal_to_noise
 from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
 from .set_prior import posterior_as_prior, set_prior

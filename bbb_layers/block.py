@@ -9,14 +9,16 @@ from mxnet.context import Context
 from mxnet.gluon import Block, Constant, HybridBlock, Parameter
 from mxnet.ndarray import NDArray
 
-from . import collect, posterior
 from ._mxnet.annotations import Mixin
 from ._mxnet.arrays import classic, gluon_kind, value_of
 from ._mxnet.checks import check_dtype, check_positive, is_one_of
 from ._mxnet.precision import check_casts_first, check_float16
-from .native import draw as native_draw
-from .priors import Prior, check_prior, default_prior
-from .rho import RhoParameter
+from ._mxnet.tree import copy_block
+from .forward.draw import Request
+from .forward.frames import Frame, call_eagerly, current_frame, runs_eagerly
+from .posterior import gaussian
+from .posterior.priors import Prior, check_prior, default_prior
+from .posterior.rho import RhoParameter
 
 __all__ = ['BayesBlock']
 
@@ -185,7 +187,7 @@ class BayesBlock(Mixin):
         if self._sampled_kl and not rho.sampled_kl:
             raise ValueError("kl must be that of the layer which shares Parameter %s, 'auto' (saw: 'sample')" % mu.name)
         self._rhos[name] = rho
-        collect.add_owner(rho, self)
+        rho.record.owners.add(self)
         setattr(self, name + '_rho', rho)
         self._add_prior_parameters(name)
 
@@ -237,51 +239,27 @@ class BayesBlock(Mixin):
                             for prior_name in rho.prior_parameters}))
             for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
-            means = {name: posterior.mean(mu, rho) for name, (mu, rho, _) in values.items()}
+            means = {name: gaussian.mean(mu, rho) for name, (mu, rho, _) in values.items()}
             return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(means)))
-        frame = collect.current_frame(F)
-        switch = native_draw.Switch() if frame is None else frame.switch
+        traced = F is symbol
+        frame = current_frame(F) or Frame(None, traced, with_terms=False)
+        # A Symbol that the user traced by hand may be loaded elsewhere, so it contains MXNet's own operators only.
+        portable = traced and not (frame.with_terms or self._active)
 
         def take(kind):
-            return {name: self._take(F, frame, kind, name, *value, switch) for name, value in values.items()}
+            return {name: frame.take(Request(F, self._rhos[name], *value, kind=kind, portable=portable))
+                    for name, value in values.items()}
 
         return self._estimate(F, take, x, *args, **params)
 
     def _call_cached_op(self, *args):
-        if collect.runs_eagerly(self):
-            return collect.call_eagerly(self, *args)
+        if runs_eagerly(self):
+            return call_eagerly(self, *args)
         return super()._call_cached_op(*args)
 
     def _estimate(self, F, take, x, *args, **params):
-        return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(take(posterior.draw))))
-
-    def _take(self, F, frame, kind, name, mu_value, rho_value, prior_values, switch):
-        rho = self._rhos[name]
-        tapped = frame is not None and frame.with_terms
-        # A graph that nobody hybridized is for its reader, who has MXNet's operators alone.
-        by_operators = F is symbol and not (tapped or self._active)
-        guarded = F is symbol and not (tapped and not frame.guarded)
-
-        def make(prior=None):
-            if by_operators:
-                return kind(F, mu_value, rho_value, prior)
-            return native_draw.make(F, kind, rho, mu_value, rho_value, prior, switch, guarded)
-
-        if frame is None or (frame.traced and not frame.with_terms):
-            if F is symbol:
-                collect.forget(rho)
-                # Gluon cannot infer shapes in a graph that lacks a Parameter of the layer; nor backward through a
-                # broadcast operator, so that none may stand between mu and the layer's own operator.
-                for value in prior_values.values():
-                    zeros = F.cast(F.zeros_like(mu_value), dtype=rho.dtype)
-                    mu_value = mu_value + F.cast(F.broadcast_mul(zeros, F.BlockGrad(value)), dtype=rho.mu.dtype)
-            if frame is None:
-                return make()[0]
-        # Where the layer is handed another mean than the posterior's, this forward has no KL term of it: the loss then
-        # computes it from the Parameters.
-        prior = None if rho.hands_out_another_mu else rho.bound_prior(prior_values)
-        return frame.take(rho, None if F is symbol else mu_value.ctx, kind,
-                          lambda with_term: make(prior if with_term else None))
+        """The layer's output for weights from ``take(kind)``: attribute name -> what the kind says."""
+        return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(take(gaussian.Kind.DRAW))))
 
     def posterior(self, ctx: Optional[Context] = None) -> Dict[str, Tuple[NDArray, NDArray]]:
         """Mean and standard deviation of every weight.
@@ -301,7 +279,7 @@ class BayesBlock(Mixin):
         DeferredInitializationError, RuntimeError
             If the layer is not initialized yet.
         """
-        return gluon_kind({name: posterior.moments(*self._values(name, ctx)) for name in self._rhos})
+        return gluon_kind({name: gaussian.moments(*self._values(name, ctx)) for name in self._rhos})
 
     def _values(self, name, ctx=None):
         rho = self._rhos[name]
@@ -309,7 +287,11 @@ class BayesBlock(Mixin):
         return value_of(rho.mu, ctx), value_of(rho, ctx)
 
     def __deepcopy__(self, memo):
-        return collect.copy_block(self, memo)
+        return copy_block(self, memo)
+
+    def _after_copy(self):
+        for rho in self._rhos.values():
+            rho.record.owners.add(self)
 
     def __repr__(self):
         base = super().__repr__()

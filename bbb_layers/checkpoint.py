@@ -22,7 +22,7 @@ from mxnet.optimizer import Optimizer
 from ._mxnet.arrays import gluon_kind, make_writable
 from ._mxnet.checks import check_finite, check_not_negative, is_one_of
 from .optimizer import ADAMS
-from .rho import RhoParameter
+from .posterior.rho import RhoParameter
 from .schedules import STEP
 
 try:

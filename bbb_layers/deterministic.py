@@ -4,9 +4,11 @@ import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
-from . import collect, posterior
 from ._mxnet.arrays import set_value, value_of
 from ._mxnet.precision import widened
+from ._mxnet.tree import copy_block, walk
+from .posterior import gaussian
+from .posterior.parameters import bayesian
 
 __all__ = ['to_deterministic', 'draw', 'PlainCopy', 'check_posterior']
 
@@ -79,29 +81,29 @@ class PlainCopy(object):
     """
 
     def __init__(self, net):
-        rhos = collect.bayesian(net)
-        for block in collect.walk(net):
+        rhos = bayesian(net)
+        for block in walk(net):
             if hasattr(block, '_draws'):
                 raise TypeError('net must be the network itself (saw: %s, which draws by itself)' % (
                     type(block).__name__))
         for rho in rhos:
             check_posterior(rho)
-        layers = [block for block in collect.walk(net) if hasattr(block, '_rhos')]
+        layers = [block for block in walk(net) if hasattr(block, '_rhos')]
         for layer in layers:
             layer._plain_class()
         memo = {}
-        self.net = collect.copy_block(net, memo)
+        self.net = copy_block(net, memo)
         self._weights = [(rho, memo[id(rho.mu)]) for rho in rhos]
         for layer in layers:
             memo[id(layer)]._make_plain()
         self.context = rhos[0].mu.list_ctx()[0]
-        users = {param: block for block in collect.walk(net) if block not in layers
+        users = {param: block for block in walk(net) if block not in layers
                  for param in block._reg_params.values()}
         self._mixed = next(((rho.mu, users[rho.mu]) for rho in rhos if rho.mu in users), None)
 
     def set_mean(self):
         """Set the weights to the posterior means."""
-        self._set(lambda rho, mu_value, rho_value: posterior.mean(mu_value, rho_value))
+        self._set(lambda rho, mu_value, rho_value: gaussian.mean(mu_value, rho_value))
 
     def set_draw(self, generator=None):
         """Set the weights to a draw: by MXNet's random numbers, or from a numpy Generator."""
@@ -113,7 +115,7 @@ class PlainCopy(object):
             noise = None if generator is None else ndarray.array(
                 generator.standard_normal(mu_value.shape, dtype=np.dtype(rho_value.dtype)), mu_value.ctx,
                 rho_value.dtype)
-            return posterior.draw(ndarray, widened(mu_value), rho_value, noise=noise)[0]
+            return gaussian.draw(ndarray, widened(mu_value), rho_value, noise=noise)[0]
         self._set(value)
 
     def _set(self, value):
@@ -125,7 +127,7 @@ class PlainCopy(object):
 
 
 def check_posterior(rho):
-    for name, values in zip(('mu', 'sigma'), posterior.moments(value_of(rho.mu), value_of(rho))):
+    for name, values in zip(('mu', 'sigma'), gaussian.moments(value_of(rho.mu), value_of(rho))):
         # Not asnumpy: to copy a large array MXNet starts threads of the caller's, and with more threads than processors
         # OpenMP's wait less eagerly for work, so that all later operators would be slower.
         if (values * 0).sum().asscalar() != 0:

@@ -8,14 +8,14 @@ F, x
 linear(x, weights)
     the Gluon layer's own operator, without activation; weights is a dict name -> array
 take(kind)
-    dict name -> what ``kind``, a function of ``bbb_layers.posterior``, makes of each Parameter's posterior; it sees to
-    it that a KL term is made once and that uses of a Parameter in one forward agree
+    dict name -> what ``kind``, a ``bbb_layers.posterior.gaussian.Kind``, makes of each Parameter's posterior; it sees
+    to it that a KL term is made once and that uses of a Parameter in one forward agree
 example_shape(F, array)
     an array with size 1 along the axes of positions, which one weight serves several of
 
 and returns the output before the activation. All have the same expectation, and the posterior mean in predict mode.
 """
-from . import posterior
+from .posterior.gaussian import Kind, noise_like
 
 __all__ = ['ESTIMATORS', 'sample', 'local', 'flipout']
 
@@ -28,7 +28,7 @@ def sample(F, x, linear, take, example_shape):
 
     .. math:: y_n = W x_n + b, \quad W, b \sim q
     """
-    return linear(x, take(posterior.draw))
+    return linear(x, take(Kind.DRAW))
 
 
 def local(F, x, linear, take, example_shape):
@@ -43,11 +43,11 @@ def local(F, x, linear, take, example_shape):
 
     Kingma, Salimans, Welling: Variational Dropout and the Local Reparameterization Trick. NIPS 2015, eq. 6.
     """
-    parts = take(posterior.spread)
+    parts = take(Kind.SPREAD)
     mean = linear(x, {name: part[0] for name, part in parts.items()})
     variance = linear(F.square(x), {name: part[1] for name, part in parts.items()})
     # Without the floor, an output without variance (an input of zeros, a border) would have gradient 0 * inf = NaN.
-    return mean + F.sqrt(F.maximum(variance, _VARIANCE_FLOOR)) * posterior.noise_like(F, mean)
+    return mean + F.sqrt(F.maximum(variance, _VARIANCE_FLOOR)) * noise_like(F, mean)
 
 
 def flipout(F, x, linear, take, example_shape):
@@ -61,7 +61,7 @@ def flipout(F, x, linear, take, example_shape):
 
     Wen, Vicol, Ba, Tran, Grosse: Flipout. ICLR 2018, eq. 4.
     """
-    parts = take(posterior.split_draw)
+    parts = take(Kind.SPLIT)
     mean = linear(x, {name: part[0] for name, part in parts.items()})
     flipped = F.broadcast_mul(x, _signs(F, example_shape(F, x)))
     deviation = linear(flipped, {name: part[1] for name, part in parts.items()})

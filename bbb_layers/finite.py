@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mxnet import autograd, ndarray
 
-from . import collect
+from ._mxnet.tree import walk
 
 __all__ = ['Watch']
 
@@ -153,7 +153,7 @@ class Watch(object):
 
 def _names(net):
     """Parameter -> how it is named in a message, of all that have a value."""
-    return {param: 'layer %s (%s)' % (block.name, name) for block in collect.walk(net)
+    return {param: 'layer %s (%s)' % (block.name, name) for block in walk(net)
             for name, param in block._reg_params.items() if param._data is not None}
 
 

@@ -2,15 +2,16 @@
 """What in a network has a posterior, and what has none."""
 import math
 from dataclasses import dataclass
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from mxnet.gluon import Block
 from mxnet.gluon.nn.basic_layers import _BatchNorm
 from mxnet.gluon.utils import shape_is_known
 
-from .priors import Prior
+from ._mxnet.tree import walk_with_paths
+from .posterior.priors import Prior
 
-__all__ = ['posterior_summary', 'PosteriorSummary', 'SummaryRow', 'blocks_with_paths', 'plain_weights']
+__all__ = ['posterior_summary', 'PosteriorSummary', 'SummaryRow', 'plain_weights']
 
 
 class SummaryRow(NamedTuple):
@@ -119,7 +120,7 @@ def posterior_summary(net: Block) -> PosteriorSummary:
     if not isinstance(net, Block):
         raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
     rows, seen = [], set()
-    for path, block in blocks_with_paths(net):
+    for path, block in walk_with_paths(net):
         rhos = getattr(block, '_rhos', {})
         for name, param in _own_parameters(block):
             if id(param) in seen:
@@ -134,18 +135,6 @@ def posterior_summary(net: Block) -> PosteriorSummary:
     summary = PosteriorSummary(rows)
     print(summary)
     return summary
-
-
-def blocks_with_paths(net: Block) -> Iterator[Tuple[str, Block]]:
-    """(path, block) of ``net`` and of all blocks below it, each once, parents first; the path of ``net`` is empty."""
-    todo, seen = [('', net)], set()
-    while todo:
-        path, block = todo.pop()
-        if id(block) not in seen:
-            seen.add(id(block))
-            yield path, block
-            todo.extend((path + '.' * bool(path) + name, child)
-                        for name, child in reversed(list(block._children.items())))
 
 
 def plain_weights(block: Block, dimensions: int) -> List[str]:

@@ -11,8 +11,8 @@ from mxnet.ndarray import NDArray
 
 from ._mxnet.arrays import classic, gluon_kind
 from ._mxnet.checks import check_finite, check_positive
-from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
-from .posterior import rho_from_sigma, sigma_from_rho
+from .posterior.densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
+from .posterior.gaussian import rho_from_sigma, sigma_from_rho
 
 __all__ = ['CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
            'BernoulliNLLLoss', 'PoissonNLLLoss']

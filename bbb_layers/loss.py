@@ -11,14 +11,17 @@ from mxnet.gluon import Block, HybridBlock
 from mxnet.gluon.loss import Loss
 from mxnet.ndarray import NDArray
 
-from . import collect, posterior
 from ._mxnet.arrays import classic, gluon_kind, value_of
 from ._mxnet.checks import check_count, check_finite, check_not_negative, check_positive, normal
 from ._mxnet.contexts import computed_on, moved_to
 from ._mxnet.precision import widened
+from ._mxnet.tree import copy_block, leaves
 from .finite import Watch
+from .forward.draw import Request
+from .forward.frames import Term, add_up, take_terms
+from .forward.tap import tap
 from .likelihoods import CategoricalNLLLoss, weighted
-from .native import draw as native_draw
+from .posterior.parameters import bayesian, posterior_parameters
 
 __all__ = ['BBBLoss', 'kl_divergence']
 
@@ -112,7 +115,7 @@ class BBBLoss(Loss):
 
     def __init__(self, net: Block, num_train: float, likelihood: Optional[HybridBlock] = None, kl_weight: float = 1.0,
                  weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
-        collect.bayesian(net)
+        bayesian(net)
         if weight is not None:
             weight = check_finite('weight', weight)
         if likelihood is not None and not isinstance(likelihood, HybridBlock):
@@ -126,7 +129,7 @@ class BBBLoss(Loss):
         self._calls = {}        # context -> (NLL, KL divergence, num_train) of the last call there
         self._last_weight: Any = None
         self._watch = Watch()
-        collect.tap(net)
+        tap(net)
 
     def __setattr__(self, name, value):
         super(BBBLoss, self).__setattr__(name, value)
@@ -166,7 +169,7 @@ class BBBLoss(Loss):
         return self._kl
 
     def forward(self, output, label, sample_weight=None):
-        first = next(collect.leaves([output]), None)
+        first = next(leaves([output]), None)
         if not isinstance(first, ndarray.NDArray):
             raise TypeError('BBBLoss takes the NDArrays that the network returned, and cannot be a part of a '
                             'hybridized block (saw: output of type %s)' % type(first).__name__)
@@ -176,7 +179,7 @@ class BBBLoss(Loss):
         batch_size = first.shape[self._batch_axis]
         output, label, sample_weight = (widened(moved_to(computed_on(first.context), value))
                                         for value in (output, label, sample_weight))
-        first = next(collect.leaves([output]))
+        first = next(leaves([output]))
         if not autograd.is_training():
             self._watch.look(self._net.block)
         weight = normal((self._kl_weight if autograd.is_training() else 1.) / self._num_train)
@@ -227,7 +230,7 @@ class BBBLoss(Loss):
         per_example = sample_weight is not None and sample_weight.size == batch_size and (
             sample_weight.ndim == 1 or sample_weight.shape[self._batch_axis] == batch_size)
         if per_example and is_ours:     # it then knows which examples count
-            first = next(collect.leaves([output]))
+            first = next(leaves([output]))
             shape = [1] * first.ndim
             shape[self._batch_axis] = batch_size
             sample_weight = sample_weight.reshape(tuple(shape)).astype(first.dtype, copy=False)
@@ -254,12 +257,12 @@ class BBBLoss(Loss):
         if not autograd.is_training():
             yield [classic(kl_divergence(net, context))], None
             return
-        with collect.take_terms(collect.posterior_parameters(net), context) as terms:
+        with take_terms(posterior_parameters(net), context) as terms:
             call = self._watch.begin(terms)
             if any(term is None for term in terms.values()):
-                collect.tap(net)    # a block that came after this loss may have kept its terms to itself
-            yield list(collect.add_up(collect.Term(_from_parameters(rho, context)) if term is None else term
-                                      for rho, term in terms.items())), call
+                tap(net)    # a block that came after this loss may have kept its terms to itself
+            yield list(add_up(Term(_from_parameters(rho, context)) if term is None else term
+                              for rho, term in terms.items())), call
 
     def __deepcopy__(self, memo):
         net = self._net.block
@@ -270,11 +273,11 @@ class BBBLoss(Loss):
             net = copy.deepcopy(net, memo)      # may be a part of the same thing, and come later
         memo[id(self._graph)] = memo[id(self._last_weight)] = None     # an array's copy could be on another context
         memo[id(self._calls)] = {}
-        new = collect.copy_block(self, memo)
+        new = copy_block(self, memo)
         new.__dict__['_graph'] = self._graph and _Graph(new.likelihood)
         if alone:
             del memo[id(net)]
-        collect.tap(net)
+        tap(net)
         return new
 
     def __repr__(self):
@@ -313,7 +316,7 @@ def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 
         If ``net`` is not initialized yet.
     """
     num_samples = check_count('num_samples', num_samples)
-    rhos = collect.bayesian(net)
+    rhos = bayesian(net)
     if autograd.is_recording():
         for rho in rhos:
             rho.recorded_alone += 1
@@ -321,11 +324,10 @@ def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 
 
 
 def _from_parameters(rho, context, num_samples=1):
-    prior = rho.bound_prior({name: value_of(param, context) for name, param in rho.prior_parameters.items()})
-    draws = 1 if prior.closed_form else num_samples
-    mu_value, rho_value = value_of(rho.mu, context), value_of(rho, context)
-    return ndarray.add_n(*[native_draw.make(ndarray, posterior.draw, rho, mu_value, rho_value, prior)[1]
-                           for _ in range(draws)]) / draws
+    request = Request(ndarray, rho, value_of(rho.mu, context), value_of(rho, context),
+                      {name: value_of(param, context) for name, param in rho.prior_parameters.items()})
+    draws = 1 if rho.has_closed_form else num_samples
+    return ndarray.add_n(*[request.make(with_term=True)[1] for _ in range(draws)]) / draws
 
 
 def _total(terms):

@@ -20,10 +20,10 @@ import numpy as np
 from mxnet import metric
 from mxnet.context import Context
 
-from . import collect
 from ._mxnet.annotations import Array
 from ._mxnet.checks import check_array, check_count, check_probabilities
 from ._mxnet.contexts import computed_on
+from ._mxnet.tree import leaves
 from .loss import BBBLoss
 
 __all__ = ['ExpectedCalibrationError', 'Reliability', 'BrierScore', 'MonteCarloNLL', 'OutOfDistributionAUROC', 'NLL',
@@ -352,7 +352,7 @@ class _LossMetric(_EpochMetric):
         RuntimeError
             If the loss was not called on such a context since the last ``update``. Nothing is added then.
         """
-        contexts = [computed_on(pred.context) for pred in collect.leaves([preds])]
+        contexts = [computed_on(pred.context) for pred in leaves([preds])]
         calls = {context: self._loss._calls.get(context, ()) for context in contexts}
         for context, call in calls.items():
             if not call or call is self._seen.get(context):

@@ -5,12 +5,13 @@ from typing import Any, Optional
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
-from . import collect
 from ._mxnet.arrays import classic, gluon_kind
 from ._mxnet.checks import check_count, is_one_of
 from ._mxnet.contexts import computed_on, moved_to
 from ._mxnet.precision import widened
+from ._mxnet.tree import leaves
 from .deterministic import PlainCopy
+from .posterior.parameters import bayesian
 
 __all__ = ['MonteCarlo']
 
@@ -63,7 +64,7 @@ class MonteCarlo(Block):
             raise ValueError("link must be 'softmax', 'sigmoid' or None (saw: %r)" % (link,))
         self._num_samples = check_count('num_samples', num_samples)
         self._link, self._axis = link, axis
-        collect.bayesian(net)
+        bayesian(net)
         super(MonteCarlo, self).__init__(**kwargs)
         self.net = net
 
@@ -72,7 +73,7 @@ class MonteCarlo(Block):
             raise RuntimeError('MonteCarlo has no gradient: train net itself, and call this outside autograd.record()')
         plain = PlainCopy(self.net)     # anew, since anything in the network may have changed
         outputs = []
-        first = next(collect.leaves(inputs), None)
+        first = next(leaves(inputs), None)
         if first is not None:
             inputs = moved_to(computed_on(first.context), inputs)
         with autograd.predict_mode():

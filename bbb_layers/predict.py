@@ -11,10 +11,10 @@ from mxnet.base import MXNetError
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
-from . import collect
 from ._mxnet.arrays import classic, gluon_kind
 from ._mxnet.checks import check_count
 from ._mxnet.precision import widened
+from ._mxnet.tree import leaves
 from .deterministic import PlainCopy
 
 __all__ = ['predict']
@@ -174,11 +174,11 @@ def _holds_arrays(item):
 
 
 def _size(inputs, batch_axis):
-    return next(collect.leaves(inputs)).shape[batch_axis]
+    return next(leaves(inputs)).shape[batch_axis]
 
 
 def _cut(inputs, batch_size, batch_axis):
-    for array in collect.leaves(inputs):
+    for array in leaves(inputs):
         if array.shape[batch_axis] != _size(inputs, batch_axis):
             raise ValueError('data must have as many examples in each input along batch_axis %d (saw: %d and %d)' % (
                 batch_axis, _size(inputs, batch_axis), array.shape[batch_axis]))

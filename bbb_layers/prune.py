@@ -8,9 +8,11 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
-from . import collect, posterior
 from ._mxnet.arrays import gluon_kind, set_value, value_of
 from ._mxnet.checks import check_fraction, check_not_negative
+from ._mxnet.tree import copy_block
+from .posterior import gaussian
+from .posterior.parameters import bayesian
 
 __all__ = ['signal_to_noise', 'prune', 'pruning_curve']
 
@@ -121,7 +123,7 @@ def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Bl
             ranks.lowest(index, share)
     values = []
     for fraction in fractions:
-        new = collect.copy_block(net, {})
+        new = copy_block(net, {})
         prune(new, fraction)
         values.append(evaluate(new))
     return values
@@ -134,7 +136,7 @@ class _Ranks(object):
         self.net = net
         self.slices, parts, start = {}, [], 0
         for rho, ratio in _ratios(net).items():
-            alive = posterior.kept(value_of(rho)).asnumpy().astype(bool)
+            alive = gaussian.kept(value_of(rho)).asnumpy().astype(bool)
             parts.append(np.where(alive, ratio, -1).ravel())
             self.slices[rho] = slice(start, start + ratio.size)
             start += ratio.size
@@ -146,7 +148,7 @@ class _Ranks(object):
             return [(np.arange(self.everything.size), check_fraction('fraction', fraction, closed=True))]
         parts, seen = [], set()
         for block, share in fraction.items():
-            rhos = collect.bayesian(block)
+            rhos = bayesian(block)
             if not all(rho in self.slices for rho in rhos):
                 raise ValueError('fraction must be of parts of net (saw: %r)' % (block,))
             if not seen.isdisjoint(rhos):
@@ -172,7 +174,7 @@ class _Ranks(object):
         """Prune the weights that ``pruned`` says, and return their number."""
         for rho, where in self.slices.items():
             mask = pruned[where].reshape(rho.shape)
-            for param, value in ((rho.mu, 0.), (rho, posterior.PRUNED_RHO)):
+            for param, value in ((rho.mu, 0.), (rho, gaussian.PRUNED_RHO)):
                 values = value_of(param).asnumpy()
                 values[mask] = value
                 with autograd.pause():
@@ -183,8 +185,8 @@ class _Ranks(object):
 def _ratios(net):
     """rho -> |mu| / sigma as numpy array."""
     ratios = {}
-    for rho in collect.bayesian(net):
-        mu, sigma = (value.asnumpy() for value in posterior.moments(value_of(rho.mu), value_of(rho)))
+    for rho in bayesian(net):
+        mu, sigma = (value.asnumpy() for value in gaussian.moments(value_of(rho.mu), value_of(rho)))
         if np.isnan(mu).any() or np.isnan(sigma).any():
             raise ValueError('Parameters %s and %s must not be NaN' % (rho.mu.name, rho.name))
         ratios[rho] = np.divide(abs(mu), sigma, out=np.zeros_like(mu), where=sigma > 0)

@@ -9,8 +9,9 @@ import numpy as np
 from mxnet.gluon import rnn
 from mxnet.util import is_np_array
 
-from . import collect, np_recurrent
+from . import np_recurrent
 from .block import BayesBlock
+from .forward.frames import one_forward
 
 __all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell']
 
@@ -57,7 +58,7 @@ class _BayesCell(_BayesRecurrent):
     _not_in_float16 = 'FullyConnected'
 
     def unroll(self, length, inputs, *args, **kwargs):
-        with collect.one_forward(self, [inputs]):
+        with one_forward(self, [inputs]):
             return super().unroll(length, inputs, *args, **kwargs)
 
 

@@ -5,10 +5,12 @@ from typing import Optional
 from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock
 
-from . import collect, posterior
 from ._mxnet.arrays import value_of
+from ._mxnet.tree import copy_block, walk
 from .deterministic import check_posterior
-from .priors import GaussianPrior, Prior, check_prior
+from .posterior import gaussian
+from .posterior.parameters import bayesian
+from .posterior.priors import GaussianPrior, Prior, check_prior
 
 __all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
 
@@ -42,7 +44,7 @@ def set_prior(net: Block, prior: Prior, bias_prior: Optional[Prior] = None) -> N
     check_prior('prior', prior)
     check_prior('bias_prior', bias_prior)
     replace_priors(net, {rho: bias_prior if bias_prior is not None and rho.is_bias else prior
-                   for rho in collect.bayesian(net)})
+                   for rho in bayesian(net)})
 
 
 def posterior_as_prior(net: Block) -> Block:
@@ -68,10 +70,10 @@ def posterior_as_prior(net: Block) -> Block:
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
     """
-    for rho in collect.bayesian(net):
+    for rho in bayesian(net):
         check_posterior(rho)
-    new = collect.copy_block(net, {})
-    replace_priors(new, {rho: posterior_of(rho) for rho in collect.bayesian(new)})
+    new = copy_block(net, {})
+    replace_priors(new, {rho: posterior_of(rho) for rho in bayesian(new)})
     return new
 
 
@@ -79,22 +81,22 @@ def posterior_of(rho):
     """The posterior of the weights of ``rho`` as a prior."""
     mu_value, rho_value = value_of(rho.mu), value_of(rho)
     with autograd.pause():
-        mean, sigma = posterior.moments(mu_value, rho_value)
-        return GaussianPrior(sigma + (1 - posterior.kept(rho_value)), mean)     # any sigma serves where pruned
+        mean, sigma = gaussian.moments(mu_value, rho_value)
+        return GaussianPrior(sigma + (1 - gaussian.kept(rho_value)), mean)     # any sigma serves where pruned
 
 
 def replace_priors(net, priors):
     """Give each rho of the dict ``priors``, all in ``net``, its prior."""
-    blocks = set(collect.walk(net))
+    blocks = set(walk(net))
     for rho, prior in priors.items():
         if rho.mu._trainer is not None:
             raise RuntimeError('a prior must be set before the Trainer is made (saw: Parameter %s with one)' % (
                 rho.mu.name))
-        for owner in collect.owners(rho) - blocks:
+        for owner in set(rho.record.owners) - blocks:
             raise ValueError('net must hold all layers that share Parameter %s, whose prior is set (saw: a net without '
                              '%r)' % (rho.mu.name, owner))
         rho.check_prior(prior)
-    layers = [(block, name) for block in collect.walk(net) for name, rho in getattr(block, '_rhos', {}).items()
+    layers = [(block, name) for block in walk(net) for name, rho in getattr(block, '_rhos', {}).items()
               if rho in priors]
     for block, name in layers:
         block._remove_prior_parameters(name)
@@ -102,6 +104,6 @@ def replace_priors(net, priors):
         rho.set_prior(prior)
     for block, name in layers:
         block._add_prior_parameters(name)
-    for block in collect.walk(net):
+    for block in walk(net):
         if isinstance(block, HybridBlock):
             block._clear_cached_op()

@@ -8,9 +8,10 @@ from mxnet.gluon import Block, Parameter, nn
 from mxnet.gluon.utils import shape_is_known
 from mxnet.util import is_np_array
 
-from . import collect
 from ._mxnet.checks import check_dtype
+from ._mxnet.tree import copy_block, walk
 from .deterministic import to_deterministic
+from .posterior.parameters import posterior_parameters
 
 __all__ = ['SparseDense', 'to_sparse']
 
@@ -204,10 +205,10 @@ def to_sparse(net: Block) -> Block:
     _check_kind()
     for layer in _dense_layers(net):
         check_dtype('a sparse layer', layer.weight.dtype)
-    for block in collect.walk(net):
+    for block in walk(net):
         for param in block._reg_params.values():
             param.list_data()       # raises if it is not initialized
-    new = to_deterministic(net) if collect.posterior_parameters(net) else collect.copy_block(net, {})
+    new = to_deterministic(net) if posterior_parameters(net) else copy_block(net, {})
     layers = _dense_layers(new)
     if not layers:
         raise ValueError('net must hold at least one Dense layer whose weight no layer of another kind shares '
@@ -221,8 +222,8 @@ def to_sparse(net: Block) -> Block:
 
 def _dense_layers(net):
     users = {}
-    for block in collect.walk(net):
+    for block in walk(net):
         for param in block._reg_params.values():
             users.setdefault(param, []).append(block)
-    return [block for block in collect.walk(net) if type(block) is nn.Dense and
+    return [block for block in walk(net) if type(block) is nn.Dense and
             all(type(user) is nn.Dense and user.weight is block.weight for user in users[block.weight])]

@@ -7,8 +7,9 @@ import numpy as np
 from mxnet.gluon.contrib.estimator.event_handler import EpochEnd, TrainBegin
 from mxnet.metric import EvalMetric
 
-from . import collect, posterior
 from ._mxnet.arrays import value_of
+from .posterior import gaussian
+from .posterior.parameters import bayesian
 
 __all__ = ['SummaryHandler']
 
@@ -54,7 +55,7 @@ class SummaryHandler(TrainBegin, EpochEnd):
 
     def train_begin(self, estimator, *args, **kwargs):
         if self.histograms:
-            collect.bayesian(estimator.net)
+            bayesian(estimator.net)
 
     def epoch_end(self, estimator, *args, **kwargs):
         step = estimator.trainer.optimizer.num_update
@@ -63,8 +64,8 @@ class SummaryHandler(TrainBegin, EpochEnd):
                 self.writer.add_scalar(name.replace(' ', '/'), float(value), step)
         if not self.histograms:
             return
-        for rho in collect.bayesian(estimator.net):
-            mu, sigma = (values.asnumpy().ravel() for values in posterior.moments(value_of(rho.mu), value_of(rho)))
+        for rho in bayesian(estimator.net):
+            mu, sigma = (values.asnumpy().ravel() for values in gaussian.moments(value_of(rho.mu), value_of(rho)))
             mu, sigma = mu[sigma > 0], sigma[sigma > 0]
             ratios = abs(mu[mu != 0]) / sigma[mu != 0]
             for name, values in (('sigma', sigma), ('signal_to_noise_dB', 20 * np.log10(ratios))):

@@ -7,12 +7,16 @@ import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
-from . import collect, layers, posterior
+from . import layers
 from ._mxnet.arrays import set_value, value_of
 from ._mxnet.checks import check_positive, is_one_of
-from .inventory import blocks_with_paths, plain_weights
+from ._mxnet.tree import copy_block, walk
+from ._mxnet.tree import walk_with_paths
+from .inventory import plain_weights
 from .own_blocks import BAYESIAN, bayesian_class
-from .priors import Prior, check_prior
+from .posterior import gaussian
+from .posterior.parameters import posterior_parameters
+from .posterior.priors import Prior, check_prior
 from .set_prior import posterior_of, replace_priors
 
 __all__ = ['to_bayesian']
@@ -105,7 +109,7 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         raise ValueError('estimator must be one of %s (saw: %r)' % (
             ', '.join(map(repr, layers.BayesLinear._estimators)), estimator))
     chosen, plain = {}, []
-    for path, block in blocks_with_paths(net):
+    for path, block in walk_with_paths(net):
         cls, weights = bayesian_class(block, own_blocks), plain_weights(block, 1 if own_blocks else 2)
         if cls is not None:     # what else it holds than its attributes gets no posterior
             weights = [name for name in weights if name not in block._reg_params]
@@ -115,11 +119,11 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
             if weights:
                 plain.append('%s (%s: %s)' % (path or 'net itself', type(block).__name__, _listed(weights, ', ', 3)))
     if not chosen:
-        saw = 'a network that is Bayesian already' if collect.posterior_parameters(net) else repr(net)
+        saw = 'a network that is Bayesian already' if posterior_parameters(net) else repr(net)
         raise ValueError('net must hold at least one layer to become Bayesian, such as nn.Dense (saw: %s)' % saw)
     _check_weights(net, chosen)
     memo = {}
-    new = collect.copy_block(net, memo)
+    new = copy_block(net, memo)
     for block, cls in chosen.items():
         cls._make_bayesian(
             memo[id(block)], constants=type(block) not in BAYESIAN, prior=prior, bias_prior=bias_prior,
@@ -146,7 +150,7 @@ def _check_weights(net, chosen):
     for param in params:
         if not np.isfinite(value_of(param).copy().asnumpy()).all():
             raise ValueError('Parameter %s must be finite (saw: NaN or infinite values)' % param.name)
-    for block in collect.walk(net):
+    for block in walk(net):
         for param in block._reg_params.values():
             if block not in chosen and param in params:
                 raise ValueError('where must choose all layers that share Parameter %s, or none (saw: not %s)' % (
@@ -159,7 +163,7 @@ def _set_fraction(blocks, net, fraction, floor, set_priors):
         mu = value_of(rho.mu)
         sigma = np.maximum(fraction * abs(mu.asnumpy().astype('float64')), floor)
         with autograd.pause():
-            set_value(rho, ndarray.array(posterior.rho_from_sigma(sigma), dtype=rho.dtype))
+            set_value(rho, ndarray.array(gaussian.rho_from_sigma(sigma), dtype=rho.dtype))
         if set_priors:
             priors[rho] = posterior_of(rho)
     replace_priors(net, priors)

@@ -18,10 +18,9 @@ from mxnet.gluon import nn
 from test_optimizer import RTOL
 
 from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
-                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)
-from bbb_layers import checkpoint
+                        Prior, ScaleMixturePrior, StudentTNLLLoss, checkpoint, native, schedules, to_sparse)
+from bbb_layers._mxnet.tree import leaves
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from bbb_layers.collect import leaves
 
 OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
               ('rmsprop', {'centered': True}), ('nadam', {}),

@@ -12,8 +12,8 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import (BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, collect, kl_divergence,
-                        native)
+from bbb_layers import BayesBlock, BayesDense, BBBLoss, GaussianPrior, ScaleMixturePrior, kl_divergence, native
+from bbb_layers._mxnet import tree
 
 NUM_TRAIN = 50
 BATCH, IN, OUT = 6, 5, 4
@@ -620,8 +620,8 @@ def test_a_copy_leaves_behind_another_network_around_it(mode):
     for part in body, second:
         other = copy.deepcopy(part)
         np.testing.assert_array_equal(other(x).asnumpy(), part(x).asnumpy())
-        for block in collect.walk(other):
-            assert getattr(block._scope._old_scope, '_block', other) in collect.walk(other)
+        for block in tree.walk(other):
+            assert getattr(block._scope._old_scope, '_block', other) in tree.walk(other)
 
 
 def test_deepcopy_of_the_loss(mode):

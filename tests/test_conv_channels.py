@@ -17,7 +17,8 @@ from mxnet.gluon import nn
 from networks import SumOfSquares
 
 import bbb_layers as bbb
-from bbb_layers import BBBLoss, GaussianPrior, collect, native, predict, to_deterministic
+from bbb_layers import BBBLoss, GaussianPrior, native, predict, to_deterministic
+from bbb_layers._mxnet import tree
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 from bbb_layers.sparse import to_sparse
 
@@ -57,8 +58,8 @@ def pair(make, x):
         net.initialize(mx.init.Normal(0.2))
         with autograd.train_mode():     # after a forward in predict mode, set_data would fail in 1D and 3D
             net(x)
-    means = [rho.mu for block in collect.walk(bayes) if hasattr(block, '_rhos') for rho in block._rhos.values()]
-    params = [param for block in collect.walk(plain) for param in block._reg_params.values()]
+    means = [rho.mu for block in tree.walk(bayes) if hasattr(block, '_rhos') for rho in block._rhos.values()]
+    params = [param for block in tree.walk(plain) for param in block._reg_params.values()]
     assert len(means) == len(params) > 0
     for mean, param in zip(means, params):
         param.set_data(mean.data())

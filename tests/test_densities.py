@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from bbb_layers.densities import student_t_log_normalizer
+from bbb_layers.posterior.densities import student_t_log_normalizer
 
 PI = Decimal('3.14159265358979323846264338327950288419716939937510582097494')
 #: The Bernoulli numbers B_2, B_4, ..., B_20.

@@ -9,8 +9,9 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPrior, collect, draw, kl_divergence,
+from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPrior, draw, kl_divergence,
                         posterior_as_prior, predict, prune, pruning_curve, to_deterministic)
+from bbb_layers._mxnet import tree
 
 
 @pytest.mark.parametrize('name', networks.NETWORKS)
@@ -259,7 +260,7 @@ def test_a_loss_that_comes_before_its_network(mode):
     both.initialize()
     hybridize(both, mode)
     both(x)
-    for copied in (to_deterministic, posterior_as_prior, draw, lambda net: collect.copy_block(net, {})):
+    for copied in (to_deterministic, posterior_as_prior, draw, lambda net: tree.copy_block(net, {})):
         new = copied(both)
         assert new.net is not both.net and new.net.weight is not both.net.weight
         new(x)

@@ -12,7 +12,8 @@ from networks import SumOfSquares
 from scipy import stats
 
 from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianNLLLoss, GaussianPrior, ScaleMixturePrior,
-                        kl_divergence, posterior)
+                        kl_divergence)
+from bbb_layers.posterior import gaussian
 
 
 @pytest.fixture
@@ -366,7 +367,7 @@ def test_conjugate_linear_regression(mode):
 
 
 def test_pruned_posterior_has_no_kl(net):
-    net[0].weight_rho.set_data(nd.full((4, 3), posterior.PRUNED_RHO))
+    net[0].weight_rho.set_data(nd.full((4, 3), gaussian.PRUNED_RHO))
     loss_fn = BBBLoss(net, 10)
     expected = kl_divergence(net).asscalar()
     rest = sum(net[layer].prior.kl(*net[layer].posterior()[name], None).sum().asscalar()
@@ -390,7 +391,7 @@ def test_elbo_at_the_exact_posterior_is_the_log_evidence(estimator, mode):
     layer.initialize()
     hybridize(layer, mode)
     layer.weight.set_data(nd.array((x.T @ y).T / noise ** 2 / precision))
-    layer.weight_rho.set_data(nd.full((1, 2), posterior.rho_from_sigma(precision ** -0.5)))
+    layer.weight_rho.set_data(nd.full((1, 2), gaussian.rho_from_sigma(precision ** -0.5)))
     loss_fn = BBBLoss(layer, n, likelihood=GaussianNLLLoss(noise))
     elbos = []
     for _ in range(600):

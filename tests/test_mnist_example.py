@@ -16,7 +16,8 @@ from mxnet import gluon, nd
 from test_mnist_data import write_mnist
 from test_optimizer import RTOL
 
-from bbb_layers import FusedAdam, posterior
+from bbb_layers import FusedAdam
+from bbb_layers.posterior import gaussian
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'examples'))
@@ -86,7 +87,7 @@ def test_results(trained):
 def test_saved_parameters_are_not_pruned_and_load_again(trained):
     folder, output = trained
     rhos = [value.asnumpy() for name, value in nd.load(str(folder / 'mnist.params')).items() if name.endswith('_rho')]
-    assert len(rhos) == 6 and min(rho.min() for rho in rhos) > posterior.PRUNED_RHO / 10
+    assert len(rhos) == 6 and min(rho.min() for rho in rhos) > gaussian.PRUNED_RHO / 10
     code, again, _ = run(*SMALL + ['--load', folder / 'mnist.params'])
     assert code == 0
     last = [line.split() for line in output.splitlines() if line.split()[0] == '2'][0]

@@ -14,7 +14,7 @@ from mxnet.gluon import Block, HybridBlock, nn, rnn
 from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior, SparseDense,
                         checkpoint, draw, kl_divergence, posterior_as_prior, posterior_summary, predict, prune,
                         to_bayesian, to_deterministic)
-from bbb_layers.collect import one_forward
+from bbb_layers.forward.frames import one_forward
 from bbb_layers.own_blocks import bayesian_class
 from bbb_layers.transposed import TransposedByConvolution
 

@@ -7,7 +7,8 @@ import pytest
 from mxnet import autograd, nd
 from scipy import stats
 
-from bbb_layers import GaussianPrior, Prior, ScaleMixturePrior, posterior
+from bbb_layers import GaussianPrior, Prior, ScaleMixturePrior
+from bbb_layers.posterior import gaussian
 
 
 @pytest.mark.parametrize('dtype,rtol', [('float32', 1e-5), ('float64', 1e-12)])
@@ -15,7 +16,7 @@ def test_sigma(dtype, rtol):
     rho = nd.array(np.concatenate([np.linspace(-80, 80, 4001), [0., -1e-9, 1e-9, 500., 1e4]]), dtype=dtype)
     rho.attach_grad()
     with autograd.record():
-        sigma = posterior.sigma_from_rho(nd, rho)
+        sigma = gaussian.sigma_from_rho(nd, rho)
     sigma.backward()
     exact = np.logaddexp(0, rho.asnumpy().astype('float64'))
     np.testing.assert_allclose(sigma.asnumpy(), exact, rtol=rtol)
@@ -23,19 +24,19 @@ def test_sigma(dtype, rtol):
 
 
 def test_sigma_has_a_floor():
-    sigma = posterior.sigma_from_rho(nd, nd.array([-90., -120., -1e4, -1e30])).asnumpy()
+    sigma = gaussian.sigma_from_rho(nd, nd.array([-90., -120., -1e4, -1e30])).asnumpy()
     assert (sigma > 0).all() and np.isfinite(np.log(sigma)).all()
 
 
 @pytest.mark.parametrize('sigma', [1e-30, 1e-6, 0.05, 0.6931471805599453, 1., 30., 1000.])
 def test_rho_from_sigma_is_the_inverse(sigma):
-    rho = posterior.rho_from_sigma(sigma)
-    np.testing.assert_allclose(posterior.sigma_from_rho(nd, nd.array([rho], dtype='float64')).asscalar(), sigma,
+    rho = gaussian.rho_from_sigma(sigma)
+    np.testing.assert_allclose(gaussian.sigma_from_rho(nd, nd.array([rho], dtype='float64')).asscalar(), sigma,
                                rtol=1e-12)
 
 
 def draws(shape, dtype='float32', mu=0., rho=0.):
-    return posterior.draw(nd, nd.full(shape, mu, dtype=dtype), nd.full(shape, rho, dtype=dtype))[0]
+    return gaussian.draw(nd, nd.full(shape, mu, dtype=dtype), nd.full(shape, rho, dtype=dtype))[0]
 
 
 @pytest.mark.parametrize('shape', [(1,), (2,), (1, 7), (7, 1), (5, 3), (4, 3, 2, 5)])
@@ -99,7 +100,7 @@ def test_gradients_against_finite_differences(prior, seed):
 
     def objective(mu, rho):
         mx.random.seed(seed % 2 ** 31)      # holds the noise
-        weight, kl = posterior.draw(nd, mu, rho, prior)
+        weight, kl = gaussian.draw(nd, mu, rho, prior)
         return (weight * slope).sum() + weight.square().sum() + kl
 
     def value(mu, rho):
@@ -118,26 +119,26 @@ def test_gradients_against_finite_differences(prior, seed):
 
 
 def test_pruned_weights_are_zero_without_gradient_and_kl():
-    mu, rho = nd.array([1., 2., 3.]), nd.array([-1., posterior.PRUNED_RHO, -1.])
+    mu, rho = nd.array([1., 2., 3.]), nd.array([-1., gaussian.PRUNED_RHO, -1.])
     mu.attach_grad()
     rho.attach_grad()
     with autograd.record():
-        weight, kl = posterior.draw(nd, mu, rho, ScaleMixturePrior())
+        weight, kl = gaussian.draw(nd, mu, rho, ScaleMixturePrior())
         loss = weight.sum() + kl
     loss.backward()
     assert weight.asnumpy()[1] == 0 and (weight.asnumpy()[[0, 2]] != 0).all()
     for param in (mu, rho):
         assert param.grad.asnumpy()[1] == 0 and (param.grad.asnumpy()[[0, 2]] != 0).all()
-    alone = posterior.kl_term(nd, GaussianPrior(), mu[:1], posterior.sigma_from_rho(nd, rho[:1]), None, nd.ones(1))
-    with_pruned = posterior.kl_term(nd, GaussianPrior(), mu[:2], posterior.sigma_from_rho(nd, rho[:2]), None,
-                                    posterior.kept(rho[:2]))
+    alone = gaussian.kl_term(nd, GaussianPrior(), mu[:1], gaussian.sigma_from_rho(nd, rho[:1]), None, nd.ones(1))
+    with_pruned = gaussian.kl_term(nd, GaussianPrior(), mu[:2], gaussian.sigma_from_rho(nd, rho[:2]), None,
+                                    gaussian.kept(rho[:2]))
     np.testing.assert_allclose(alone.asscalar(), with_pruned.asscalar(), rtol=1e-6)
 
 
 def test_nan_is_not_taken_for_pruned():
     mu, rho = nd.array([1., math.nan]), nd.array([math.nan, -1.])
-    assert np.isnan(posterior.draw(nd, mu, rho)[0].asnumpy()).all()
-    mean, sigma = posterior.moments(mu, rho)
+    assert np.isnan(gaussian.draw(nd, mu, rho)[0].asnumpy()).all()
+    mean, sigma = gaussian.moments(mu, rho)
     assert mean.asnumpy()[0] == 1 and np.isnan(mean.asnumpy()[1])
     assert np.isnan(sigma.asnumpy()[0])
 
@@ -145,8 +146,8 @@ def test_nan_is_not_taken_for_pruned():
 @pytest.mark.parametrize('shape', [(1,), (7,), (2, 3, 4, 5), (100000, 10), (2000, 5000)])
 @pytest.mark.parametrize('prior', [GaussianPrior(), ScaleMixturePrior()], ids=['closed form', 'sampled'])
 def test_sum_of_the_kl_over_many_weights(shape, prior):
-    mu, rho = nd.full(shape, 0.1), nd.full(shape, posterior.rho_from_sigma(0.05))
-    kl = posterior.draw(nd, mu, rho, prior)[1].asscalar() / mu.size
+    mu, rho = nd.full(shape, 0.1), nd.full(shape, gaussian.rho_from_sigma(0.05))
+    kl = gaussian.draw(nd, mu, rho, prior)[1].asscalar() / mu.size
     if prior.closed_form:
         np.testing.assert_allclose(kl, -math.log(0.05) + (0.05 ** 2 + 0.1 ** 2) / 2 - 0.5, rtol=3e-5)
     elif mu.size > 10 ** 5:
@@ -156,8 +157,8 @@ def test_sum_of_the_kl_over_many_weights(shape, prior):
 
 
 def test_one_diverging_step_does_not_prune():
-    rho = nd.array([-1e5, -1e20, posterior.PRUNED_RHO, posterior.PRUNED_RHO * 1.01])
-    assert posterior.kept(rho).asnumpy().tolist() == [1, 1, 0, 0]
+    rho = nd.array([-1e5, -1e20, gaussian.PRUNED_RHO, gaussian.PRUNED_RHO * 1.01])
+    assert gaussian.kept(rho).asnumpy().tolist() == [1, 1, 0, 0]
 
 
 def test_prior_without_a_finite_density_at_zero():
@@ -165,11 +166,11 @@ def test_prior_without_a_finite_density_at_zero():
         def log_prob(self, w):
             return -w.abs().log()
 
-    mu, rho = nd.array([1., 0., 2.]), nd.array([-1., posterior.PRUNED_RHO, -1.])
+    mu, rho = nd.array([1., 0., 2.]), nd.array([-1., gaussian.PRUNED_RHO, -1.])
     mu.attach_grad()
     rho.attach_grad()
     with autograd.record():
-        weight, kl = posterior.draw(nd, mu, rho, LogUniform())
+        weight, kl = gaussian.draw(nd, mu, rho, LogUniform())
     kl.backward()
     for array in (weight, kl, mu.grad, rho.grad):
         assert np.isfinite(array.asnumpy()).all()

@@ -10,7 +10,8 @@ from mxnet import autograd, gluon, nd
 from scipy import integrate, special, stats
 
 from bbb_layers import (BayesBlock, BayesDense, BBBLoss, GaussianPrior, LaplacePrior, MixturePrior, Prior,
-                        ScaleMixturePrior, StudentTPrior, kl_divergence, posterior, set_prior)
+                        ScaleMixturePrior, StudentTPrior, kl_divergence, set_prior)
+from bbb_layers.posterior import gaussian
 
 
 class CauchyPrior(Prior):
@@ -129,7 +130,7 @@ def test_kl_divergence_of_a_layer(prior, exact):
     layer = BayesDense(3, in_units=1, use_bias=False, prior=prior)
     layer.initialize()
     layer.weight.set_data(nd.array(MU).reshape((-1, 1)))
-    layer.weight_rho.set_data(nd.array([posterior.rho_from_sigma(sigma) for sigma in SIGMA]).reshape((-1, 1)))
+    layer.weight_rho.set_data(nd.array([gaussian.rho_from_sigma(sigma) for sigma in SIGMA]).reshape((-1, 1)))
     one = [kl_divergence(layer).asscalar() for _ in range(400)]
     many = [kl_divergence(layer, num_samples=20).asscalar() for _ in range(20)]
     expected = quadrature(exact)

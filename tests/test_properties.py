@@ -27,7 +27,9 @@ from mxnet.gluon import nn
 from mxnet.gluon.parameter import DeferredInitializationError
 
 import bbb_layers as bbb
-from bbb_layers import checkpoint, collect, schedules
+from bbb_layers import checkpoint, schedules
+from bbb_layers._mxnet import tree
+from bbb_layers.posterior import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 HUNT = int(os.environ.get('BBB_LAYERS_HUNT', '0'))
@@ -206,8 +208,8 @@ def state(net):
         value = None if param._data is None else [array.asnumpy() for array in param._data]
         params[name] = value, np.dtype(param.dtype), param.shape, param.grad_req, bool(param._deferred_init)
     blocks = [(type(block), getattr(block, '_active', None), dict(getattr(block, '_flags', [])))
-              for block in collect.walk(net)]
-    priors = [rho.prior for rho in collect.posterior_parameters(net)]
+              for block in tree.walk(net)]
+    priors = [rho.prior for rho in parameters.posterior_parameters(net)]
     return params, blocks, priors
 
 
@@ -282,7 +284,7 @@ class Machine(RuleBasedStateMachine):
                 output = self.net(x).asnumpy()
             close(output, reference(self.net, x))
             same(before, state(self.net))
-            for rho in collect.posterior_parameters(self.net):
+            for rho in parameters.posterior_parameters(self.net):
                 expected = kl_reference(rho)
                 if expected is not None:
                     context = mx.cpu()
@@ -341,7 +343,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def loss_without_a_forward(self):
         output = nd.ones((5, 2), dtype=self.dtype())
-        collect_terms = [collect._latest.get(rho, {}) for rho in collect.posterior_parameters(self.net)]
+        collect_terms = [rho.record.terms for rho in parameters.posterior_parameters(self.net)]
         for latest in collect_terms:
             latest.clear()
         with autograd.record(), pytest.raises(RuntimeError, match='no KL terms'):
@@ -401,13 +403,13 @@ class Machine(RuleBasedStateMachine):
             return
         count = self.attempt(call, (TypeError, ValueError), ['fraction'])
         if count is not None:
-            total = sum(rho.data().size for rho in collect.posterior_parameters(self.net))
+            total = sum(rho.data().size for rho in parameters.posterior_parameters(self.net))
             assert count == math.floor(total * fraction + 1e-9) == self.pruned() >= already
         elif isinstance(fraction, float) and 0 <= fraction <= 1:
             assert already > 0
 
     def pruned(self):
-        return sum(int((rho.data() < -1e29).sum().asscalar()) for rho in collect.posterior_parameters(self.net)
+        return sum(int((rho.data() < -1e29).sum().asscalar()) for rho in parameters.posterior_parameters(self.net)
                    if rho._data is not None)
 
     @rule(prior=PRIORS | st.sampled_from([None, 1., bbb.GaussianPrior(np.ones((4, 3))), bbb.GaussianPrior(np.ones(9))]),
@@ -419,7 +421,7 @@ class Machine(RuleBasedStateMachine):
                             (TypeError, ValueError, RuntimeError), ['prior'])
         if done:
             assert not had_trainer
-            rhos = collect.posterior_parameters(self.net)
+            rhos = parameters.posterior_parameters(self.net)
             assert [rho.prior for rho in rhos] == [bias_prior if rho.is_bias and bias_prior is not None else prior
                                                    for rho in rhos]
             values = state(self.net)[0]
@@ -433,7 +435,7 @@ class Machine(RuleBasedStateMachine):
         if plain is not None:
             x = X.astype(self.dtype())
             close(plain(x).asnumpy(), self.net(x).asnumpy())
-            assert not collect.posterior_parameters(plain)
+            assert not parameters.posterior_parameters(plain)
             back = bbb.to_bayesian(plain, sigma=0.3)
             close(back(x).asnumpy(), self.net(x).asnumpy())
 

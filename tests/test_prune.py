@@ -10,7 +10,7 @@ from mxnet.gluon import nn
 
 from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, LaplacePrior, StudentTPrior, kl_divergence, prune,
                         pruning_curve, signal_to_noise)
-from bbb_layers.posterior import PRUNED_RHO
+from bbb_layers.posterior.gaussian import PRUNED_RHO
 
 SIZE = 5 * 6 + 5 + 3 * 5 + 3
 

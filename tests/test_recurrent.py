@@ -8,7 +8,7 @@ from mxnet.gluon import nn, rnn
 
 from bbb_layers import (BayesBlock, BayesDense, BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN,
                         BayesRNNCell, BBBLoss, GaussianPrior, kl_divergence)
-from bbb_layers.posterior import PRUNED_RHO
+from bbb_layers.posterior.gaussian import PRUNED_RHO
 
 T, N, C, H = 4, 3, 5, 6
 LAYERS = [(BayesRNN, rnn.RNN, dict(activation='tanh')), (BayesLSTM, rnn.LSTM, {}), (BayesGRU, rnn.GRU, {}),

@@ -10,9 +10,9 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import (BayesDense, BayesLSTM, BBBLoss, GaussianPrior, LaplacePrior, ScaleMixturePrior,
-                        kl_divergence, posterior_as_prior, prune, set_prior)
-from bbb_layers.posterior import PRUNED_RHO
+from bbb_layers import (BayesDense, BayesLSTM, BBBLoss, GaussianPrior, LaplacePrior, ScaleMixturePrior, kl_divergence,
+                        posterior_as_prior, prune, set_prior)
+from bbb_layers.posterior.gaussian import PRUNED_RHO
 
 X, Y = nd.array(np.random.RandomState(2).normal(size=(6, 3))), nd.array([0, 1, 2, 3, 0, 1])
 

@@ -1,19 +1,20 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The mean-field Gaussian posterior: sigma from rho, one draw, one KL term.
 
-Every formula of the posterior stands here once, for NDArray and Symbol alike; the priors' stand in
-:mod:`bbb_layers.priors`.
+Every formula of the posterior stands here once, for NDArray and Symbol alike; those of the priors stand in
+:mod:`bbb_layers.posterior.priors`.
 """
+import enum
 import math
 
 import numpy as np
 from mxnet import autograd, ndarray, symbol
 
-from ._mxnet.operators import operator
-from ._mxnet.precision import widened
+from .._mxnet.operators import operator
+from .._mxnet.precision import widened
 
 __all__ = ['PRUNED_RHO', 'ENTROPY_CONSTANT', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean',
-           'moments', 'draw', 'split_draw', 'spread', 'kl_term', 'negative_entropy']
+           'moments', 'draw', 'split_draw', 'spread', 'Kind', 'kl_term', 'negative_entropy']
 
 #: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
 #: ``0 * -inf`` is NaN; and it is so low that no training step ends there.
@@ -137,6 +138,20 @@ def spread(F, mu, rho, prior=None):
         return parts, None
     weight = None if prior.closed_form else mu + sigma * noise_like(F, mu)
     return parts, kl_term(F, prior, mu, sigma, weight, alive)
+
+
+class Kind(enum.Enum):
+    """What a layer needs of the posterior of a Parameter; the value is the native operator's name for it.
+
+    DRAW is made by :func:`draw`, SPLIT by :func:`split_draw`, and SPREAD by :func:`spread`.
+    """
+    DRAW = 'draw'
+    SPLIT = 'split'
+    SPREAD = 'spread'
+
+    def make(self, F, mu, rho, prior=None):
+        """What the function of this kind makes of mu and rho, and its KL term if ``prior`` is given."""
+        return {'draw': draw, 'split': split_draw, 'spread': spread}[self.value](F, mu, rho, prior)
 
 
 def kl_term(F, prior, mu, sigma, weight, alive):

@@ -2,17 +2,16 @@
 """Priors over the weights. Each owns its part of the KL divergence."""
 import functools
 import math
-from typing import Any, Dict, Sequence, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mxnet import ndarray, symbol
 
-from . import native
-from ._mxnet.annotations import Array, Tensor
-from ._mxnet.arrays import on_classic_arrays
-from ._mxnet.checks import check_finite, check_fraction, check_numbers, check_positive
+from .._mxnet.annotations import Array, Tensor
+from .._mxnet.arrays import on_classic_arrays
+from .._mxnet.checks import check_finite, check_fraction, check_numbers, check_positive
 from .densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
-from .posterior import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
+from .gaussian import ENTROPY_CONSTANT, negative_entropy, rho_from_sigma, sigma_from_rho
 
 __all__ = ['Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior',
            'default_prior', 'check_prior']
@@ -21,6 +20,20 @@ __all__ = ['Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'Lapla
 def _operators(array):
     """The operators that fit ``array``: mxnet.symbol for a Symbol, else mxnet.ndarray."""
     return symbol if isinstance(array, symbol.Symbol) else ndarray
+
+
+class NativeForm(NamedTuple):
+    """A prior as the native draw knows it.
+
+    Attributes
+    ----------
+    name : {'gaussian', 'pair', 'mixture'}
+    components : int
+    numbers : list of float
+    """
+    name: str
+    components: int
+    numbers: Sequence[float]
 
 
 class Prior(object):
@@ -104,8 +117,8 @@ class Prior(object):
                 type(self).__name__, w.shape, log_prob.shape))
         return negative_entropy(_operators(sigma), sigma) - log_prob
 
-    def native_form(self, sampled):
-        """Attributes with which the native draw computes the KL divergence, or None if it cannot.
+    def native_form(self, sampled: bool) -> Optional[NativeForm]:
+        """This prior as the native draw knows it, or None if the native draw cannot compute its KL divergence.
 
         ``sampled`` asks for the one-sample KL divergence.
         """
@@ -162,13 +175,13 @@ def _has_native_form(cls):
 
 
 def _native_mixture(components):
-    """``native_form`` of a mixture of ``components``, (sigma, weight) from the widest to the narrowest."""
+    """The NativeForm of a mixture of ``components``, (sigma, weight) from the widest to the narrowest."""
     narrowest = components[-1][0]
     constants = [math.log(weight) - _log_normalizer(sigma) + ENTROPY_CONSTANT for sigma, weight in components]
     ratios = [(narrowest / sigma) ** 2 for sigma, _ in components]
     gaps = [constants[1] - constants[0], ratios[1] - ratios[0]] if len(components) == 2 else [0., 0.]
-    return {'prior': 'pair' if len(components) == 2 else 'mixture', 'components': len(components),
-            'numbers': native.floats([1 / narrowest] + gaps + constants + ratios)}
+    return NativeForm('pair' if len(components) == 2 else 'mixture', len(components),
+                      [1 / narrowest] + gaps + constants + ratios)
 
 
 def _log_normalizer(sigma):
@@ -246,8 +259,7 @@ class GaussianPrior(Prior):
             return None
         if sampled:
             return _native_mixture([(self.sigma, 1.)])
-        return {'prior': 'gaussian', 'components': 1,
-                'numbers': native.floats([self.mu, 1 / self.sigma, math.log(self.sigma) - 0.5])}
+        return NativeForm('gaussian', 1, [self.mu, 1 / self.sigma, math.log(self.sigma) - 0.5])
 
     def log_prob(self, w, **values):
         F = _operators(w)

@@ -1,10 +1,36 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The Parameters of a network's posteriors, for a Trainer's multipliers, for freezing, for a Trainer of its own."""
+"""The Parameters of a network's posteriors: which there are, and those of one kind for a Trainer or for freezing."""
+from typing import List
+
 from mxnet.gluon import Block, ParameterDict
 
-from . import collect
+from .._mxnet.tree import walk
+from .rho import RhoParameter
 
-__all__ = ['mu_params', 'rho_params']
+__all__ = ['posterior_parameters', 'bayesian', 'mu_params', 'rho_params']
+
+
+def posterior_parameters(net: Block) -> List[RhoParameter]:
+    """The rho Parameters of all Bayesian layers in ``net``, each once, in the order of the layers.
+
+    Each follows the mean that its layer has now: weight dropout replaces Parameters of a finished layer.
+    """
+    found = {}
+    for block in walk(net):
+        for name, rho in getattr(block, '_rhos', {}).items():
+            rho.follow(block._reg_params[name])
+            found[rho] = None
+    return list(found)
+
+
+def bayesian(net: Block) -> List[RhoParameter]:
+    """:func:`posterior_parameters`, but TypeError if ``net`` is no block and ValueError if it has no Bayesian layer."""
+    if not isinstance(net, Block):
+        raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+    rhos = posterior_parameters(net)
+    if not rhos:
+        raise ValueError('net must hold at least one Bayesian layer, such as BayesDense (saw: %r)' % (net,))
+    return rhos
 
 
 def mu_params(net: Block) -> ParameterDict:
@@ -30,7 +56,7 @@ def mu_params(net: Block) -> ParameterDict:
     ValueError
         If ``net`` has no Bayesian layer.
     """
-    return _dict_of(net, (rho.mu for rho in collect.bayesian(net)))
+    return _dict_of(net, (rho.mu for rho in bayesian(net)))
 
 
 def rho_params(net: Block) -> ParameterDict:
@@ -52,7 +78,7 @@ def rho_params(net: Block) -> ParameterDict:
     ValueError
         If ``net`` has no Bayesian layer.
     """
-    return _dict_of(net, collect.bayesian(net))
+    return _dict_of(net, bayesian(net))
 
 
 def _dict_of(net, params):

@@ -1,13 +1,16 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The Parameter rho, which follows its mu and knows their prior."""
+import weakref
+from typing import Any, Dict
+
 import numpy as np
+from mxnet.context import Context
 from mxnet import initializer
-from mxnet.gluon import Parameter
+from mxnet.gluon import Block, Parameter
 from mxnet.gluon.utils import shape_is_known
 
-from ._mxnet.precision import computed_in
-from .native.draw import forget_shapes
-from .posterior import rho_from_sigma
+from .._mxnet.precision import computed_in
+from .gaussian import rho_from_sigma
 
 __all__ = ['RhoParameter']
 
@@ -86,6 +89,25 @@ class _PriorParameter(_FollowsMu):
             grad_req='write' if learnable else 'null', differentiable=learnable)
 
 
+class _Record:
+    """What a posterior goes through in one process. A copy or a pickle of a network starts with an empty record.
+
+    Attributes
+    ----------
+    owners : WeakSet of Block
+        The layers that have the Parameter, in whatever networks.
+    terms : dict
+        Context -> what :mod:`bbb_layers.forward.frames` knows of the latest forward there.
+    """
+
+    def __init__(self) -> None:
+        self.owners: 'weakref.WeakSet[Block]' = weakref.WeakSet()
+        self.terms: Dict[Context, Any] = {}
+
+    def __reduce__(self):
+        return _Record, ()
+
+
 class RhoParameter(_FollowsMu):
     """rho of the posterior of one Parameter, mu; sigma = softplus(rho).
 
@@ -108,12 +130,15 @@ class RhoParameter(_FollowsMu):
     ----------
     prior_parameters : dict
         name, such as ``prior_mu`` -> Parameter of the prior's.
+    record : _Record
+        The layers that have this Parameter, and the KL terms of its latest forwards.
     recorded_alone : int
         How often the KL divergence was recorded for gradients beside a forward, and not as a part of it.
     """
 
     def __init__(self, mu, sigma, prior, sampled_kl, is_bias):
         self.mu = mu
+        self.record = _Record()
         self.recorded_alone = 0
         self.is_bias = is_bias
         self.sampled_kl = sampled_kl
@@ -124,7 +149,12 @@ class RhoParameter(_FollowsMu):
 
     def _finish_deferred_init(self):
         super(RhoParameter, self)._finish_deferred_init()
-        forget_shapes([self])
+        self.forget_symbols()
+
+    def forget_symbols(self):
+        """Let the Symbols of mu, rho and the prior's Parameters be made anew, with the shapes that they have now."""
+        for param in [self, self.mu] + list(self.prior_parameters.values()):
+            param._var = None
 
     def follow(self, mu):
         """Let ``mu`` be the mean from now on, if a Parameter has been put in the place of the one before."""
@@ -156,6 +186,11 @@ class RhoParameter(_FollowsMu):
             if self.mu._data is not None or self.mu._deferred_init:
                 param.initialize(ctx=self.mu.list_ctx())
             self.prior_parameters[name] = param
+
+    @property
+    def has_closed_form(self):
+        """Whether the KL divergence does not depend on a draw."""
+        return self.prior.closed_form and not self.sampled_kl
 
     def bound_prior(self, values):
         """The prior with ``values`` of its Parameters."""

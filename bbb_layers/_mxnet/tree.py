@@ -1,0 +1,116 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Trees of blocks: walking through them, and copying them."""
+import copy
+from typing import Any, Dict, Iterable, Iterator, Tuple, Union
+
+from mxnet import autograd
+from mxnet.gluon import Block, HybridBlock, SymbolBlock
+from mxnet.ndarray import NDArray
+from mxnet.symbol import Symbol
+
+__all__ = ['walk', 'walk_with_paths', 'leaves', 'copy_block', 'mark_gradients', 'StaysBehind']
+
+
+class StaysBehind:
+    """Base class of what an object notes about itself as a part of one network: a copy of the object has none of it.
+
+    :func:`copy_block` leaves out attributes of a block that are instances of this class, or methods of an instance.
+    """
+
+
+def walk(net: Block) -> Iterator[Block]:
+    """``net`` and all blocks below it, each once, parents first."""
+    for _, block in walk_with_paths(net):
+        yield block
+
+
+def walk_with_paths(net: Block) -> Iterator[Tuple[str, Block]]:
+    """(path, block) of ``net`` and of all blocks below it, each once, parents first; the path of ``net`` is empty."""
+    seen, todo = set(), [('', net)]
+    while todo:
+        path, block = todo.pop()
+        if id(block) not in seen:
+            seen.add(id(block))
+            yield path, block
+            todo.extend((path + '.' * bool(path) + name, child)
+                        for name, child in reversed(list(block._children.items())))
+
+
+def leaves(args: Iterable) -> Iterator[Union[NDArray, Symbol]]:
+    """The NDArrays and Symbols in nested lists of arguments."""
+    for arg in args:
+        if isinstance(arg, (list, tuple)):
+            yield from leaves(arg)
+        elif isinstance(arg, (NDArray, Symbol)):
+            yield arg
+
+
+def copy_block(block: Block, memo: Dict[int, Any]) -> Block:
+    """``copy.deepcopy`` of a block without cached graphs, and with gradient buffers that work.
+
+    Gluon's own copy of a block fails once the block has run hybridized, its Parameters get no gradients, and their
+    arrays lose their contexts. What is a :class:`StaysBehind` is left out. A block can have a method ``_after_copy``,
+    which is called on its copy.
+
+    Parameters
+    ----------
+    block : Block
+    memo : dict
+        As ``copy.deepcopy`` has it: id of an original -> its copy.
+    """
+    with autograd.pause():      # a copy that is recorded could not be marked for gradients
+        return _copy(block, memo)
+
+
+def _copy(block, memo):
+    for child in walk(block):
+        for param in child._reg_params.values():
+            memo[id(param._trainer)] = None
+            # Gluon's own copies would all be on cpu(0).
+            for array in (param._data or []) + (param._grad or []):
+                if id(array) not in memo:
+                    memo[id(array)] = array.copyto(array.context)
+        if isinstance(child, HybridBlock):
+            if not isinstance(child, SymbolBlock):      # whose graph is all that it is
+                memo[id(child._cached_graph)] = ()
+            memo[id(child._cached_op)] = None
+            memo[id(child._cached_op_args)] = []
+        if id(child._scope) not in memo:
+            memo[id(child._scope)] = _copy_scope(child._scope)
+    new = block.__class__.__new__(block.__class__)
+    memo[id(block)] = new
+    for name, value in block.__dict__.items():
+        # A method that is set on an instance has the object that it belongs to as __self__.
+        if not isinstance(getattr(value, '__self__', value), StaysBehind):
+            new.__dict__[name] = copy.deepcopy(value, memo)
+    for child in walk(block):
+        copied = memo.get(id(child))
+        if copied is not None:
+            memo[id(child._scope)]._block = copied
+    getattr(new, '_after_copy', _nothing)()
+    mark_gradients(new)
+    return new
+
+
+def _nothing():
+    pass
+
+
+def _copy_scope(scope):
+    """A copy of a name scope, which still lacks its block, as if nobody had entered it yet.
+
+    A scope refers to the one from which it was last entered. If a network around the copied block has run hybridized,
+    this is the network's own scope, and ``copy.deepcopy`` would copy all of that network too.
+    """
+    new = copy.copy(scope)
+    new._counter = dict(scope._counter)
+    new._block = new._old_scope = new._name_scope = None
+    return new
+
+
+def mark_gradients(net: Block) -> None:
+    """Give arrays of ``net`` that lost their gradient buffers, as Gluon's ``copy.deepcopy`` leaves them, these back."""
+    for block in walk(net):
+        for param in block._reg_params.values():
+            if param._grad is not None and any(data.grad is None for data in param._data):
+                autograd.mark_variables(param._data, param._grad, param.grad_req)
