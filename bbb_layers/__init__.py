@@ -2,27 +2,27 @@
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
 from ._mxnet import numpy_names  # noqa: F401, before all that imports mxnet
 from . import metrics, native, schedules
-from .block import BayesBlock
-from .deterministic import draw, to_deterministic
-from .inventory import PosteriorSummary, SummaryRow, posterior_summary
-from .layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
-                     BayesConv3DTranspose, BayesDense, BayesEmbedding)
-from .likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss, HeteroscedasticGaussianNLLLoss,
-                          PoissonNLLLoss, StudentTNLLLoss)
-from .loss import BBBLoss, kl_divergence
-from .monte_carlo import MonteCarlo
-from .optimizer import FusedAdam
+from .checkpoint.trainer_states import convert_trainer_states
+from .layers.block import BayesBlock
+from .layers.linear import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
+                            BayesConv3DTranspose, BayesDense, BayesEmbedding)
+from .layers.recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
+from .networks.conversion import to_bayesian
+from .networks.inventory import PosteriorSummary, SummaryRow, posterior_summary
+from .networks.network_priors import posterior_as_prior, set_prior
+from .networks.plain import draw, to_deterministic
+from .networks.pruning import prune, pruning_curve, signal_to_noise
+from .networks.sparse import SparseDense, to_sparse
 from .posterior.parameters import mu_params, rho_params
 from .posterior.priors import GaussianPrior, LaplacePrior, MixturePrior, Prior, ScaleMixturePrior, StudentTPrior
-from .predict import predict
-from .prune import prune, pruning_curve, signal_to_noise
-from .recurrent import BayesGRU, BayesGRUCell, BayesLSTM, BayesLSTMCell, BayesRNN, BayesRNNCell
-from .set_prior import posterior_as_prior, set_prior
-from .sparse import SparseDense, to_sparse
-from .summary import SummaryHandler
-from .to_bayesian import to_bayesian
-from .trainer_states import convert_trainer_states
-from .uncertainty import credible_interval, gaussian_uncertainty, uncertainty
+from .prediction.draws import predict
+from .prediction.monte_carlo import MonteCarlo
+from .prediction.parts import Interval, Uncertainty, credible_interval, gaussian_uncertainty, uncertainty
+from .training.handlers import SummaryHandler
+from .training.likelihoods import (BernoulliNLLLoss, CategoricalNLLLoss, GaussianNLLLoss,
+                                   HeteroscedasticGaussianNLLLoss, PoissonNLLLoss, StudentTNLLLoss)
+from .training.loss import BBBLoss, kl_divergence
+from .training.optimizer import FusedAdam
 
 #: The version of this package.
 __version__ = '0.1.0'
@@ -33,6 +33,7 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss', 'BernoulliNLLLoss', 'PoissonNLLLoss',
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
-           'gaussian_uncertainty', 'credible_interval', 'prune', 'pruning_curve', 'signal_to_noise', 'SparseDense',
-           'to_sparse', 'posterior_summary', 'PosteriorSummary', 'SummaryRow', 'mu_params', 'rho_params', 'FusedAdam',
-           'convert_trainer_states', 'SummaryHandler', 'native', 'metrics', 'schedules', '__version__']
+           'gaussian_uncertainty', 'credible_interval', 'Uncertainty', 'Interval', 'prune', 'pruning_curve',
+           'signal_to_noise', 'SparseDense', 'to_sparse', 'posterior_summary', 'PosteriorSummary', 'SummaryRow',
+           'mu_params', 'rho_params', 'FusedAdam', 'convert_trainer_states', 'SummaryHandler', 'native', 'metrics',
+           'schedules', '__version__']

@@ -18,9 +18,10 @@ from mxnet.gluon import nn
 from test_optimizer import RTOL
 
 from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
-                        Prior, ScaleMixturePrior, StudentTNLLLoss, checkpoint, native, schedules, to_sparse)
+                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)
 from bbb_layers._mxnet.tree import leaves
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint
 
 OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
               ('rmsprop', {'centered': True}), ('nadam', {}),
@@ -214,7 +215,7 @@ def test_every_flipped_bit_and_every_cut_is_found(saved):
 
 
 def sealed(payload):
-    return checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload
+    return MAGIC[2] + hashlib.sha256(payload).digest() + payload
 
 
 def test_other_files_are_refused(saved, tmp_path):
@@ -340,7 +341,7 @@ def test_a_disk_that_is_full_leaves_the_old_file(saved, monkeypatch, name):
 
     def full(*args):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(checkpoint.os, name, full)
+    monkeypatch.setattr(os, name, full)
     with pytest.raises(OSError, match='No space left on device: .*run.checkpoint') as caught:
         run.save(path)
     assert caught.value.filename == path
@@ -372,7 +373,7 @@ def test_killed_at_any_moment_there_is_a_whole_file(tmp_path):
         os.waitpid(child, 0)
         with open(path, 'rb') as file:
             content = file.read()
-        payload = content[len(checkpoint._MAGIC) + 32:]
+        payload = content[len(MAGIC[2]) + 32:]
         assert content == sealed(payload)
         sizes.add(len(payload))
     assert len(sizes) > 10      # it was writing when it was killed
@@ -409,7 +410,7 @@ def test_many_writers_of_one_file(tmp_path):
     assert os.listdir(str(tmp_path)) == ['file']
     with open(path, 'rb') as file:
         content = file.read()
-    assert content == sealed(content[len(checkpoint._MAGIC) + 32:])
+    assert content == sealed(content[len(MAGIC[2]) + 32:])
 
 
 def test_permissions_are_those_of_other_files(tmp_path):
@@ -654,7 +655,7 @@ def test_facts_in_themselves(tmp_path):
         Linear().save(str(tmp_path / 'run.checkpoint'), epochs=facts)
 
 
-def rewrite(path, meta, arrays, magic=checkpoint._MAGIC):
+def rewrite(path, meta, arrays, magic=MAGIC[2]):
     stream = io.BytesIO()
     np.savez(stream, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
     payload = stream.getvalue()
@@ -689,7 +690,7 @@ def test_how_each_parameter_is_updated(tmp_path):
 def test_no_parameter_can_be_updated_like_this(tmp_path, attribute, value, message):
     path, run = str(tmp_path / 'run.checkpoint'), Linear()
     run.save(path)
-    meta, arrays = checkpoint._read(path)
+    meta, arrays = read_checkpoint(path)
     meta['trainer']['params']['params/0.weight'][attribute] = value
     rewrite(path, meta, arrays)
     refused(run, path, message)
@@ -795,7 +796,7 @@ def test_a_schedule_whose_progress_is_a_dict(tmp_path):
 
 def as_the_first_format(path):
     """Rewrite a checkpoint as it was written before settings were compared."""
-    meta, arrays = checkpoint._read(path)
+    meta, arrays = read_checkpoint(path)
 
     def numbers(thing):
         return {name: value for name, value in thing['attributes'].items()
@@ -807,7 +808,7 @@ def as_the_first_format(path):
                    optimizer=trainer['optimizer']['kind'].split('.')[-1],
                    schedule=trainer['schedule'] and numbers(trainer['schedule']))
     trainer.pop('params')
-    rewrite(path, meta, arrays, checkpoint._MAGIC_1)
+    rewrite(path, meta, arrays, MAGIC[1])
 
 
 @pytest.mark.parametrize('options', [{'momentum': 0.9}, lambda: schedule('Factor', 2, 0.5)], ids=['plain', 'schedule'])

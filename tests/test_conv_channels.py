@@ -20,7 +20,7 @@ import bbb_layers as bbb
 from bbb_layers import BBBLoss, GaussianPrior, native, predict, to_deterministic
 from bbb_layers._mxnet import tree
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
-from bbb_layers.sparse import to_sparse
+from bbb_layers.networks.sparse import to_sparse
 
 SPATIAL = {1: (4,), 2: (3, 2), 3: (2, 2, 3)}
 # (input, output) channels, by whether the native operators are on. Without them, draws differ and convolutions do not,

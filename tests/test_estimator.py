@@ -13,9 +13,9 @@ from mxnet.gluon.contrib.estimator import Estimator
 from mxnet.gluon.contrib.estimator.event_handler import (BatchBegin, BatchEnd, CheckpointHandler, EarlyStoppingHandler,
                                                          LoggingHandler)
 
-from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 from bbb_layers import (BayesDense, BBBLoss, GaussianPrior, MonteCarlo, SummaryHandler, convert_trainer_states,
                         kl_divergence, metrics, prune, to_deterministic)
+from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 
 NUM_TRAIN, BATCH = 10, 4        # batches of 4, 4 and 2
 

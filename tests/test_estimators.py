@@ -9,8 +9,8 @@ from mxnet.gluon import nn
 from networks import SumOfSquares
 
 from bbb_layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
-                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BBBLoss, GaussianPrior, estimators,
-                        kl_divergence)
+                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BBBLoss, GaussianPrior, kl_divergence)
+from bbb_layers.layers import estimators
 
 # name: (Bayesian layer, Gluon's, arguments, shape of one example)
 LAYERS = {

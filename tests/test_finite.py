@@ -12,7 +12,8 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesDense, BBBLoss, GaussianPrior, PoissonNLLLoss, finite
+from bbb_layers import BayesDense, BBBLoss, GaussianPrior, PoissonNLLLoss
+from bbb_layers.training import finite
 
 
 class Run(object):

@@ -17,6 +17,7 @@ import pytest
 from mxnet import nd
 
 from bbb_layers import checkpoint
+from bbb_layers.checkpoint.file import read as read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST = ['examples/mnist.py', '--hidden-layers', '1', '--hidden-units', '16', '--batch-size', '100', '--lr', '0.01',
@@ -61,7 +62,7 @@ def epochs_in(path):
     """The number of epochs of a checkpoint, which must be whole; None if there is no file yet."""
     if not path.exists():
         return None
-    facts = checkpoint._read(str(path))[0]['facts']
+    facts = read_checkpoint(str(path))[0]['facts']
     return len(facts['history']) if 'history' in facts else facts['epoch']
 
 

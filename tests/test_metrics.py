@@ -12,7 +12,7 @@ from scipy import special
 from bbb_layers import BayesDense, BBBLoss
 from bbb_layers.metrics import (ELBO, KL, NLL, BrierScore, ExpectedCalibrationError, MonteCarloNLL,
                                 OutOfDistributionAUROC)
-from bbb_layers.uncertainty import uncertainty
+from bbb_layers.prediction.parts import uncertainty
 
 NAN, INF = float('nan'), float('inf')
 CLASS_METRICS = [ExpectedCalibrationError, BrierScore, MonteCarloNLL]

@@ -20,6 +20,7 @@ import logging
 logging.basicConfig(level=logging.INFO, format='%(name)s %(levelname)s: %(message)s')
 from bbb_layers import native
 from bbb_layers.optimizer import FusedAdam
+from bbb_layers.training import optimizer as optimizer_module
 import mxnet as mx
 print(native.available(), native.available(), native.instruction_set())
 weight, optimizer = mx.nd.ones((3,)), FusedAdam(learning_rate=0.5)
@@ -231,6 +232,7 @@ HASH = '''
 import hashlib
 from bbb_layers import native
 from bbb_layers.optimizer import FusedAdam
+from bbb_layers.training import optimizer as optimizer_module
 import mxnet as mx, numpy as np
 assert native.available()
 digest = hashlib.sha256()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-from bbb_layers import schedules
 from bbb_layers.checkpoint import load_checkpoint
+from bbb_layers.training.handlers import STEP
 
 FIXTURES = Path(__file__).resolve().parent / 'fixtures'
 sys.path.insert(0, str(FIXTURES))
@@ -47,7 +47,7 @@ def check_states(trainer, expected, folder):
     assert trainer.optimizer.num_update == expected['num_update'] == 5
     assert trainer.learning_rate == pytest.approx(expected['learning_rate'], rel=1e-12)
     # Optimizers did not hold the step of a KL schedule then.
-    assert getattr(trainer.optimizer, schedules.STEP, None) == {'0.1': 5, 'format-1': None}[folder.name]
+    assert getattr(trainer.optimizer, STEP, None) == {'0.1': 5, 'format-1': None}[folder.name]
 
 
 def test_parameters(folder, expected):

@@ -11,8 +11,8 @@ import pytest
 from mxnet import autograd, gluon, nd
 
 from bbb_layers import BayesDense, BBBLoss, native
-from bbb_layers import optimizer as optimizer_module
 from bbb_layers.optimizer import FusedAdam
+from bbb_layers.training import optimizer as optimizer_module
 
 SHAPES = [(1,), (1, 1), (15,), (16,), (17,), (31,), (32,), (33,), (3, 5), (2, 3, 4, 5), (4095,), (4096,), (4097,),
           (1000, 1000)]

@@ -15,8 +15,8 @@ from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, Gauss
                         checkpoint, draw, kl_divergence, posterior_as_prior, posterior_summary, predict, prune,
                         to_bayesian, to_deterministic)
 from bbb_layers.forward.frames import one_forward
-from bbb_layers.own_blocks import bayesian_class
-from bbb_layers.transposed import TransposedByConvolution
+from bbb_layers.layers.transposed import TransposedByConvolution
+from bbb_layers.networks.own_blocks import bayesian_class
 
 
 class Attention(HybridBlock):

@@ -29,6 +29,7 @@ from mxnet.gluon.parameter import DeferredInitializationError
 import bbb_layers as bbb
 from bbb_layers import checkpoint, schedules
 from bbb_layers._mxnet import tree
+from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint
 from bbb_layers.posterior import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -288,7 +289,7 @@ class Machine(RuleBasedStateMachine):
                 expected = kl_reference(rho)
                 if expected is not None:
                     context = mx.cpu()
-                    close(bbb.loss._from_parameters(rho, context).asscalar(), expected)
+                    close(bbb.training.loss._from_parameters(rho, context).asscalar(), expected)
 
     # the calls
 
@@ -580,7 +581,7 @@ def written(tmp_path_factory):
     """A run and its checkpoint's path, meta data and arrays."""
     run, path = Run(), str(tmp_path_factory.mktemp('files') / 'run.checkpoint')
     checkpoint.save_checkpoint(path, run.net, run.trainer, run.loss, fact=1)
-    return (run, path) + checkpoint._read(path)
+    return (run, path) + read_checkpoint(path)
 
 
 def write_sealed(path, meta, arrays):
@@ -588,7 +589,7 @@ def write_sealed(path, meta, arrays):
     stream = io.BytesIO()
     np.savez(stream, **dict(arrays, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)))
     payload = stream.getvalue()
-    checkpoint.write_atomically(path, checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload)
+    checkpoint.write_atomically(path, MAGIC[2] + hashlib.sha256(payload).digest() + payload)
 
 
 def refused_or_right(run, path):

@@ -15,7 +15,7 @@ from mxnet.gluon import nn, rnn
 from mxnet.gluon.parameter import DeferredInitializationError
 
 from bbb_layers import BayesDense, prune
-from bbb_layers.sparse import SparseDense, to_sparse
+from bbb_layers.networks.sparse import SparseDense, to_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / 'examples' / 'benchmark' / 'sparse.py'

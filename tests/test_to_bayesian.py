@@ -10,7 +10,7 @@ from mxnet.gluon.model_zoo import vision
 
 from bbb_layers import (BayesConv2D, BayesDense, BBBLoss, GaussianPrior, LaplacePrior, ScaleMixturePrior, StudentTPrior,
                         kl_divergence, to_bayesian, to_deterministic)
-from bbb_layers.own_blocks import BAYESIAN
+from bbb_layers.networks.own_blocks import BAYESIAN
 
 
 @pytest.mark.parametrize('name', networks.NETWORKS)

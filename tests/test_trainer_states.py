@@ -8,8 +8,8 @@ import pytest
 from mxnet import gluon, nd
 from test_optimizer import RTOL, SMALL, assert_same, make_params, make_trainer, numbers, train
 
-from bbb_layers import FusedAdam, checkpoint, convert_trainer_states, native
-from bbb_layers.schedules import STEP
+from bbb_layers import FusedAdam, convert_trainer_states, native
+from bbb_layers.training.handlers import STEP
 
 CLASSES = {'adam': mx.optimizer.Adam, 'fusedadam': FusedAdam}
 BOTH_WAYS = pytest.mark.parametrize('saved, loaded', [('adam', 'fusedadam'), ('fusedadam', 'adam')])
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(checkpoint.os, 'fsync', full)
+    monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match='No space left'):
         convert_trainer_states(path, path, 'fusedadam')
     assert path.read_bytes() == content and os.listdir(tmp_path) == ['states']

@@ -5,7 +5,7 @@ import pytest
 from mxnet import nd
 from scipy import special, stats
 
-from bbb_layers.uncertainty import credible_interval, gaussian_uncertainty, uncertainty
+from bbb_layers.prediction.parts import credible_interval, gaussian_uncertainty, uncertainty
 
 NAN, INF = float('nan'), float('inf')
 

@@ -8,14 +8,13 @@ graph, and takes them off again when the graph has run, so that ``net(x)`` is th
 """
 import contextlib
 import threading
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from mxnet import autograd, ndarray, symbol
 from mxnet.context import Context
 from mxnet.gluon import Block, HybridBlock
 from mxnet.gluon.parameter import Parameter
 from mxnet.ndarray import NDArray
-from mxnet.symbol import Symbol
 
 from .._mxnet.arrays import as_kind_of, classic
 from .._mxnet.contexts import computed_on, moved_to
@@ -77,7 +76,7 @@ class Tap(StaysBehind):
             setattr(self.block, name, method)
 
     def _methods(self):
-        methods = {'forward': self.forward, '__deepcopy__': self.deepcopy}
+        methods: Dict[str, Callable] = {'forward': self.forward, '__deepcopy__': self.deepcopy}
         if hasattr(self.block, 'unroll'):
             methods['unroll'] = self.unroll
         return methods
@@ -148,7 +147,7 @@ class _HybridTap(Tap):
             self._base, self.graph = block._cached_graph, (inputs, graph)
         return self.graph if block._cached_graph is self._base else block._cached_graph
 
-    def _trace(self, args, guarded) -> Tuple[Any, Symbol]:
+    def _trace(self, args, guarded):
         """The inputs of the block's graph, and the graph with the KL terms."""
         with opened(Frame(self.block, traced=True, with_terms=True, guarded=guarded)) as frame:
             inputs, outputs = type(self.block)._get_graph(self.block, *args)

@@ -10,7 +10,7 @@ from mxnet.gluon import Block
 
 from .._mxnet.annotations import ArrayLike
 from .._mxnet.checks import check_fraction, check_positive
-from ..prune import signal_to_noise
+from ..networks.pruning import signal_to_noise
 from .common import STYLES, array, axes, check_length, finish, finite, in_unit_interval, texts, vector
 
 __all__ = ['plot_posterior', 'plot_signal_to_noise', 'plot_pruning_curve']

@@ -8,7 +8,7 @@ import os
 import tempfile
 
 import all_processors  # noqa: F401 pylint: disable=unused-import  (before mxnet)
-from bbb_layers.sparse import to_sparse
+from bbb_layers.networks.sparse import to_sparse
 import mxnet as mx
 import numpy as np
 from mxnet import nd

@@ -5,13 +5,13 @@ from typing import Any, Optional
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
-from ._mxnet.arrays import classic, gluon_kind
-from ._mxnet.checks import check_count, is_one_of
-from ._mxnet.contexts import computed_on, moved_to
-from ._mxnet.precision import widened
-from ._mxnet.tree import leaves
-from .deterministic import PlainCopy
-from .posterior.parameters import bayesian
+from .._mxnet.arrays import classic, gluon_kind
+from .._mxnet.checks import check_count, is_one_of
+from .._mxnet.contexts import computed_on, moved_to
+from .._mxnet.precision import widened
+from .._mxnet.tree import leaves
+from ..networks.plain import PlainCopy
+from ..posterior.parameters import bayesian
 
 __all__ = ['MonteCarlo']
 

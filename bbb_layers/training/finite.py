@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mxnet import autograd, ndarray
 
-from ._mxnet.tree import walk
+from .._mxnet.tree import walk
 
 __all__ = ['Watch']
 

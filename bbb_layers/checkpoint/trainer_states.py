@@ -4,9 +4,9 @@ import os
 import pickle
 from typing import Union
 
-from ._mxnet.checks import is_one_of
-from .checkpoint import write_atomically
-from .optimizer import ADAMS
+from .._mxnet.checks import is_one_of
+from ..training.optimizer import ADAMS
+from .file import write_atomically
 
 __all__ = ['convert_trainer_states']
 

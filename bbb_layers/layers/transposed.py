@@ -7,8 +7,8 @@ is: on CPU its oneDNN version writes to memory that is not allocated yet ("could
 """
 from mxnet import symbol
 
-from ._mxnet.annotations import Mixin
-from ._mxnet.arrays import classic, gluon_kind
+from .._mxnet.annotations import Mixin
+from .._mxnet.arrays import classic, gluon_kind
 
 __all__ = ['TransposedByConvolution']
 

@@ -7,7 +7,7 @@ Each takes what the Gluon layer takes, with the same meaning and in the same ord
 import numpy as np
 from mxnet.gluon import nn
 
-from ._mxnet.arrays import classic, gluon_kind
+from .._mxnet.arrays import classic, gluon_kind
 from .block import BayesBlock
 from .estimators import ESTIMATORS
 from .transposed import TransposedByConvolution
@@ -30,6 +30,7 @@ class _WithoutActivation(object):
 class BayesLinear(BayesBlock):
     """Mixin for layers that apply an operator which is linear in the weights and in the input, and an activation."""
 
+    _undone_in_plain = True
     _estimators = tuple(ESTIMATORS)
     _not_in_float16 = 'Convolution'
 
@@ -52,6 +53,7 @@ class BayesLinear(BayesBlock):
 class _BayesDense(BayesLinear):
     """Mixin for the dense layer and classes derived from it."""
 
+    _undone_in_plain = True
     _not_in_float16 = 'FullyConnected'
 
     def _example_shape(self, F, array):
@@ -65,7 +67,7 @@ class BayesDense(_BayesDense, nn.Dense):
     .. math:: y = f(x W^T + b), \quad W \sim N(\mu_W, \sigma_W^2), \quad b \sim N(\mu_b, \sigma_b^2)
 
     With ``flatten=False`` and ``estimator='local'``, the positions of one example are drawn independently; see
-    :func:`bbb_layers.estimators.local`.
+    :func:`bbb_layers.layers.estimators.local`.
 
     Parameters
     ----------
@@ -97,7 +99,9 @@ class BayesDense(_BayesDense, nn.Dense):
 
 class _BayesConv(BayesLinear):
     """Mixin for all convolutions. With ``estimator='local'``, the positions of one example are drawn independently;
-    see :func:`bbb_layers.estimators.local`."""
+    see :func:`bbb_layers.layers.estimators.local`."""
+
+    _undone_in_plain = True
 
     def _example_shape(self, F, array):
         for axis, name in enumerate(self._kwargs['layout']):
@@ -120,17 +124,17 @@ class BayesConv3D(_BayesConv, nn.Conv3D):
 
 class BayesConv1DTranspose(_BayesConv, TransposedByConvolution, nn.Conv1DTranspose):
     """Transposed 1D convolution with a posterior over its weights and biases; arguments, input and output as
-    ``nn.Conv1DTranspose``, with the operator of :mod:`bbb_layers.transposed`."""
+    ``nn.Conv1DTranspose``, with the operator of :mod:`bbb_layers.layers.transposed`."""
 
 
 class BayesConv2DTranspose(_BayesConv, TransposedByConvolution, nn.Conv2DTranspose):
     """Transposed 2D convolution with a posterior over its weights and biases; arguments, input and output as
-    ``nn.Conv2DTranspose``, with the operator of :mod:`bbb_layers.transposed`."""
+    ``nn.Conv2DTranspose``, with the operator of :mod:`bbb_layers.layers.transposed`."""
 
 
 class BayesConv3DTranspose(_BayesConv, TransposedByConvolution, nn.Conv3DTranspose):
     """Transposed 3D convolution with a posterior over its weights and biases; arguments, input and output as
-    ``nn.Conv3DTranspose``, with the operator of :mod:`bbb_layers.transposed`."""
+    ``nn.Conv3DTranspose``, with the operator of :mod:`bbb_layers.layers.transposed`."""
 
 
 class BayesEmbedding(BayesBlock, nn.Embedding):

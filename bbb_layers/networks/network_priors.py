@@ -5,12 +5,12 @@ from typing import Optional
 from mxnet import autograd
 from mxnet.gluon import Block, HybridBlock
 
-from ._mxnet.arrays import value_of
-from ._mxnet.tree import copy_block, walk
-from .deterministic import check_posterior
-from .posterior import gaussian
-from .posterior.parameters import bayesian
-from .posterior.priors import GaussianPrior, Prior, check_prior
+from .._mxnet.arrays import value_of
+from .._mxnet.tree import copy_block, walk
+from ..posterior import gaussian
+from ..posterior.parameters import bayesian
+from ..posterior.priors import GaussianPrior, Prior, check_prior
+from .plain import check_posterior
 
 __all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
 

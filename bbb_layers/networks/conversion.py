@@ -7,17 +7,16 @@ import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
-from . import layers
-from ._mxnet.arrays import set_value, value_of
-from ._mxnet.checks import check_positive, is_one_of
-from ._mxnet.tree import copy_block, walk
-from ._mxnet.tree import walk_with_paths
+from .._mxnet.arrays import set_value, value_of
+from .._mxnet.checks import check_positive, is_one_of
+from .._mxnet.tree import copy_block, walk, walk_with_paths
+from ..layers import linear
+from ..posterior import gaussian
+from ..posterior.parameters import posterior_parameters
+from ..posterior.priors import Prior, check_prior
 from .inventory import plain_weights
+from .network_priors import posterior_of, replace_priors
 from .own_blocks import BAYESIAN, bayesian_class
-from .posterior import gaussian
-from .posterior.parameters import posterior_parameters
-from .posterior.priors import Prior, check_prior
-from .set_prior import posterior_of, replace_priors
 
 __all__ = ['to_bayesian']
 
@@ -105,9 +104,9 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
         fraction, floor = check_positive('fraction', fraction), check_positive('floor', floor)
         if bias_prior is not None and prior is None:
             raise ValueError('bias_prior needs a prior with fraction, which else sets all priors (saw: prior=None)')
-    if not is_one_of(estimator, layers.BayesLinear._estimators):
+    if not is_one_of(estimator, linear.BayesLinear._estimators):
         raise ValueError('estimator must be one of %s (saw: %r)' % (
-            ', '.join(map(repr, layers.BayesLinear._estimators)), estimator))
+            ', '.join(map(repr, linear.BayesLinear._estimators)), estimator))
     chosen, plain = {}, []
     for path, block in walk_with_paths(net):
         cls, weights = bayesian_class(block, own_blocks), plain_weights(block, 1 if own_blocks else 2)

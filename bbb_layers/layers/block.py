@@ -9,16 +9,16 @@ from mxnet.context import Context
 from mxnet.gluon import Block, Constant, HybridBlock, Parameter
 from mxnet.ndarray import NDArray
 
-from ._mxnet.annotations import Mixin
-from ._mxnet.arrays import classic, gluon_kind, value_of
-from ._mxnet.checks import check_dtype, check_positive, is_one_of
-from ._mxnet.precision import check_casts_first, check_float16
-from ._mxnet.tree import copy_block
-from .forward.draw import Request
-from .forward.frames import Frame, call_eagerly, current_frame, runs_eagerly
-from .posterior import gaussian
-from .posterior.priors import Prior, check_prior, default_prior
-from .posterior.rho import RhoParameter
+from .._mxnet.annotations import Mixin
+from .._mxnet.arrays import classic, gluon_kind, value_of
+from .._mxnet.checks import check_dtype, check_positive, is_one_of
+from .._mxnet.precision import check_casts_first, check_float16
+from .._mxnet.tree import copy_block
+from ..forward.draw import Request
+from ..forward.frames import Frame, call_eagerly, current_frame, runs_eagerly
+from ..posterior import gaussian
+from ..posterior.priors import Prior, check_prior, default_prior
+from ..posterior.rho import RhoParameter
 
 __all__ = ['BayesBlock']
 
@@ -49,8 +49,8 @@ class BayesBlock(Mixin):
     initial_sigma : float, default 0.05
         Standard deviation of the posterior at the start, positive and finite.
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
-        How the noise of the weights reaches the output; see :mod:`bbb_layers.estimators`. Layers that are not linear
-        in their weights and input have only 'sample'.
+        How the noise of the weights reaches the output; see :mod:`bbb_layers.layers.estimators`. Layers that are not
+        linear in their weights and input have only 'sample'.
     kl : {'auto', 'sample'}, default 'auto'
         Whether the KL divergence takes its closed form where the prior has one, or is always sampled.
     *args, **kwargs
@@ -72,6 +72,8 @@ class BayesBlock(Mixin):
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, section 3.2.
     """
 
+    #: Says of a mixin itself that :meth:`_make_plain` undoes all of the Gluon layer's methods that it overrides.
+    _undone_in_plain = True
     #: What the layer takes as ``estimator``.
     _estimators: Tuple[str, ...] = ('sample',)
     #: The operator of the layer's that MXNet does not have in float16 on a CPU.
@@ -115,7 +117,7 @@ class BayesBlock(Mixin):
             if not issubclass(base, BayesBlock) and not issubclass(plain, base) and '_bayesian_only' not in vars(base):
                 raise TypeError('a Bayesian layer must derive from BayesBlock and one Gluon layer to be made '
                                 'deterministic (saw: %s, which derives from %s too)' % (cls.__name__, base.__name__))
-            if issubclass(base, BayesBlock) and base.__module__.split('.')[0] != __name__.split('.')[0]:
+            if issubclass(base, BayesBlock) and '_undone_in_plain' not in vars(base):
                 for name in vars(base):
                     if callable(getattr(plain, name, None)) and name not in ('__init__', '__repr__', '__class__'):
                         raise TypeError('a Bayesian layer must leave the methods of its Gluon layer alone to be made '

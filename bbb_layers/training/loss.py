@@ -2,7 +2,7 @@
 """The negative evidence lower bound, and the KL divergence of a network."""
 import contextlib
 import copy
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from mxnet import autograd, ndarray
 from mxnet.base import MXNetError
@@ -11,17 +11,17 @@ from mxnet.gluon import Block, HybridBlock
 from mxnet.gluon.loss import Loss
 from mxnet.ndarray import NDArray
 
-from ._mxnet.arrays import classic, gluon_kind, value_of
-from ._mxnet.checks import check_count, check_finite, check_not_negative, check_positive, normal
-from ._mxnet.contexts import computed_on, moved_to
-from ._mxnet.precision import widened
-from ._mxnet.tree import copy_block, leaves
+from .._mxnet.arrays import classic, gluon_kind, value_of
+from .._mxnet.checks import check_count, check_finite, check_not_negative, check_positive, normal
+from .._mxnet.contexts import computed_on, moved_to
+from .._mxnet.precision import widened
+from .._mxnet.tree import copy_block, leaves
+from ..forward.draw import Request
+from ..forward.frames import Term, add_up, take_terms
+from ..forward.tap import tap
+from ..posterior.parameters import bayesian, posterior_parameters
 from .finite import Watch
-from .forward.draw import Request
-from .forward.frames import Term, add_up, take_terms
-from .forward.tap import tap
 from .likelihoods import CategoricalNLLLoss, weighted
-from .posterior.parameters import bayesian, posterior_parameters
 
 __all__ = ['BBBLoss', 'kl_divergence']
 
@@ -113,6 +113,9 @@ class BBBLoss(Loss):
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1, 2 and 8.
     """
 
+    #: Says that ``to_bayesian`` leaves it alone.
+    _stays_plain = True
+
     def __init__(self, net: Block, num_train: float, likelihood: Optional[HybridBlock] = None, kl_weight: float = 1.0,
                  weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         bayesian(net)
@@ -134,10 +137,9 @@ class BBBLoss(Loss):
     def __setattr__(self, name, value):
         super(BBBLoss, self).__setattr__(name, value)
         if name == 'likelihood':
-            # One of ours is known to be the same as a graph, which is faster. Not a child: its Parameters are this
-            # one's.
-            ours = type(value).__module__ == CategoricalNLLLoss.__module__
-            self.__dict__['_graph'] = _Graph(value) if ours else None
+            # As a graph it is faster. The graph is no child: its Parameters are those of this block.
+            known = vars(type(value)).get('_same_as_graph', False)
+            self.__dict__['_graph'] = _Graph(value) if known else None
 
     @property
     def num_train(self) -> float:
@@ -204,6 +206,10 @@ class BBBLoss(Loss):
         if call is not None:
             self._watch.end(self._net.block, call, self._nll)
         return loss
+
+    def settings(self) -> Dict[str, Any]:
+        """What a checkpoint compares of this loss, beside ``num_train``: the arguments of the constructor."""
+        return {'weight': self._weight, 'batch_axis': self._batch_axis}
 
     def check_finite(self) -> None:
         """Wait for all steps so far, and raise if the latest losses in train mode or a Parameter are not finite.

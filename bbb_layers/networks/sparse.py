@@ -8,10 +8,10 @@ from mxnet.gluon import Block, Parameter, nn
 from mxnet.gluon.utils import shape_is_known
 from mxnet.util import is_np_array
 
-from ._mxnet.checks import check_dtype
-from ._mxnet.tree import copy_block, walk
-from .deterministic import to_deterministic
-from .posterior.parameters import posterior_parameters
+from .._mxnet.checks import check_dtype
+from .._mxnet.tree import copy_block, walk
+from ..posterior.parameters import posterior_parameters
+from .plain import to_deterministic
 
 __all__ = ['SparseDense', 'to_sparse']
 
@@ -127,6 +127,9 @@ class SparseDense(nn.Dense):
     RuntimeError
         Under ``npx.set_np()``, as there are no sparse np arrays.
     """
+
+    #: Says that ``to_bayesian`` leaves it alone: it is for inference.
+    _stays_plain = True
 
     def __init__(self, units: int, activation: Optional[str] = None, use_bias: bool = True, flatten: bool = True,
                  dtype: Union[str, type, np.dtype] = 'float32',

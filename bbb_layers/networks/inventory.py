@@ -8,8 +8,8 @@ from mxnet.gluon import Block
 from mxnet.gluon.nn.basic_layers import _BatchNorm
 from mxnet.gluon.utils import shape_is_known
 
-from ._mxnet.tree import walk_with_paths
-from .posterior.priors import Prior
+from .._mxnet.tree import walk_with_paths
+from ..posterior.priors import Prior
 
 __all__ = ['posterior_summary', 'PosteriorSummary', 'SummaryRow', 'plain_weights']
 

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch's, constants included."""
 import math
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import numpy as np
 from mxnet import autograd, initializer
@@ -9,17 +9,26 @@ from mxnet.base import MXNetError
 from mxnet.gluon.loss import Loss
 from mxnet.ndarray import NDArray
 
-from ._mxnet.arrays import classic, gluon_kind
-from ._mxnet.checks import check_finite, check_positive
-from .posterior.densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
-from .posterior.gaussian import rho_from_sigma, sigma_from_rho
+from .._mxnet.arrays import classic, gluon_kind
+from .._mxnet.checks import check_finite, check_positive
+from ..posterior.densities import HALF_LOG_2PI, half_square, student_t_log_normalizer
+from ..posterior.gaussian import rho_from_sigma, sigma_from_rho
 
-__all__ = ['CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
+__all__ = ['NLLLoss', 'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticGaussianNLLLoss', 'StudentTNLLLoss',
            'BernoulliNLLLoss', 'PoissonNLLLoss']
 
 
-class _NLLLoss(Loss):
+class NLLLoss(Loss):
     """A loss whose subclass defines ``_nll(F, pred, label)``, element by element, on classic arrays."""
+
+    #: Whether the class, without those that derive from it, is known to compute the same as a graph.
+    _same_as_graph = False
+    #: Whether :func:`~bbb_layers.to_bayesian` leaves blocks of this class alone.
+    _stays_plain = True
+
+    def settings(self) -> Dict[str, Any]:
+        """What the constructor was told and is kept under another name than that of the argument."""
+        return {}
 
     def hybrid_forward(self, F, pred, label, sample_weight=None, **params):
         nll = self._nll(F, *classic((pred, label)), **classic(params))
@@ -30,7 +39,6 @@ class _NLLLoss(Loss):
             nll = nll * self._weight
         return gluon_kind(F.sum(nll, axis=self._batch_axis, exclude=True))
 
-
     def check_call(self, pred: Any, label: Any, sample_weight: Any = None) -> None:
         """Raise ValueError if the arguments of a call cannot be right; this one takes what MXNet takes."""
 
@@ -40,7 +48,7 @@ def weighted(F, nll, weight):
     return F.where(weight == 0, F.zeros_like(nll), nll * weight)
 
 
-class CategoricalNLLLoss(_NLLLoss):
+class CategoricalNLLLoss(NLLLoss):
     r"""Negative log likelihood of class labels, given logits.
 
     .. math:: L_n = -\sum_{p} \log \mathrm{softmax}(z_{np})_{y_{np}}
@@ -77,6 +85,8 @@ class CategoricalNLLLoss(_NLLLoss):
         If ``ignore_label`` is not a finite number. When it is called: if ``label`` or ``sample_weight`` has another
         shape, such as that of one-hot labels; in predict mode, if a label is no whole number from 0 to classes - 1.
     """
+
+    _same_as_graph = True
 
     def __init__(self, axis: int = -1, weight: Optional[float] = None, batch_axis: int = 0,
                  ignore_label: Optional[float] = None, **kwargs: Any):
@@ -144,7 +154,7 @@ class CategoricalNLLLoss(_NLLLoss):
                 else ', or ignore_label, %g' % self._ignore_label, float(labels[wrong][0])))
 
 
-class GaussianNLLLoss(_NLLLoss):
+class GaussianNLLLoss(NLLLoss):
     r"""Negative log likelihood of a Gaussian with one standard deviation.
 
     .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 \sigma^2} + \log\sigma + \frac{1}{2}\log 2\pi
@@ -177,17 +187,22 @@ class GaussianNLLLoss(_NLLLoss):
         If ``sigma`` is not positive and finite.
     """
 
+    _same_as_graph = True
+
     def __init__(self, sigma: float = 1.0, learnable: bool = False, weight: Optional[float] = None, batch_axis: int = 0,
                  **kwargs: Any):
         super(GaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         _add_scale(self, 'sigma', sigma, learnable)
+
+    def settings(self):
+        return {} if self._fixed_scale is None else {'sigma': self._fixed_scale}
 
     def _nll(self, F, pred, label, rho=None):
         error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)
         return half_square(error) + log_scale + HALF_LOG_2PI
 
 
-class HeteroscedasticGaussianNLLLoss(_NLLLoss):
+class HeteroscedasticGaussianNLLLoss(NLLLoss):
     r"""Negative log likelihood of a Gaussian whose mean and variance the network gives.
 
     .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 e^{s_{ni}}} + \frac{s_{ni}}{2} + \frac{1}{2}\log 2\pi
@@ -208,6 +223,8 @@ class HeteroscedasticGaussianNLLLoss(_NLLLoss):
         - **loss**: shape (batch_size,), nats per example
     """
 
+    _same_as_graph = True
+
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(HeteroscedasticGaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
@@ -219,7 +236,7 @@ class HeteroscedasticGaussianNLLLoss(_NLLLoss):
         return half_square(scaled) + 0.5 * log_variance + HALF_LOG_2PI
 
 
-class StudentTNLLLoss(_NLLLoss):
+class StudentTNLLLoss(NLLLoss):
     r"""Negative log likelihood of Student's t distribution: regression with outliers.
 
     .. math:: L_n = \sum_i \frac{\nu + 1}{2} \log\left(1 + \frac{(y_{ni} - \hat y_{ni})^2}{\nu s^2}\right)
@@ -246,11 +263,16 @@ class StudentTNLLLoss(_NLLLoss):
         If ``df`` or ``scale`` is not positive and finite.
     """
 
+    _same_as_graph = True
+
     def __init__(self, df: float = 3.0, scale: float = 1.0, learnable: bool = False, weight: Optional[float] = None,
                  batch_axis: int = 0, **kwargs: Any):
         super(StudentTNLLLoss, self).__init__(weight, batch_axis, **kwargs)
         self._df = check_positive('df', df)
         _add_scale(self, 'scale', scale, learnable)
+
+    def settings(self):
+        return {} if self._fixed_scale is None else {'scale': self._fixed_scale}
 
     def _nll(self, F, pred, label, rho=None):
         error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)
@@ -258,7 +280,7 @@ class StudentTNLLLoss(_NLLLoss):
         return nll - student_t_log_normalizer(self._df)
 
 
-class BernoulliNLLLoss(_NLLLoss):
+class BernoulliNLLLoss(NLLLoss):
     r"""Negative log likelihood of binary labels, given logits.
 
     .. math:: L_n = \sum_i \log(1 + e^{z_{ni}}) - y_{ni} z_{ni}
@@ -281,6 +303,8 @@ class BernoulliNLLLoss(_NLLLoss):
         - **loss**: shape (batch_size,), nats per example
     """
 
+    _same_as_graph = True
+
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(BernoulliNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
@@ -288,7 +312,7 @@ class BernoulliNLLLoss(_NLLLoss):
         return sigma_from_rho(F, pred) - F.reshape_like(label, pred) * pred
 
 
-class PoissonNLLLoss(_NLLLoss):
+class PoissonNLLLoss(NLLLoss):
     r"""Negative log likelihood of counts, given the logarithms of their rates.
 
     .. math:: L_n = \sum_i e^{z_{ni}} - y_{ni} z_{ni} + \log y_{ni}!
@@ -311,6 +335,8 @@ class PoissonNLLLoss(_NLLLoss):
         - **loss**: shape (batch_size,), nats per example
     """
 
+    _same_as_graph = True
+
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         super(PoissonNLLLoss, self).__init__(weight, batch_axis, **kwargs)
 
@@ -321,18 +347,18 @@ class PoissonNLLLoss(_NLLLoss):
 
 def _add_scale(loss, name, scale, learnable):
     """Give ``loss`` one scale, a number or a Parameter."""
-    loss._scale = check_positive(name, scale)
+    scale = check_positive(name, scale)
+    loss._fixed_scale = None if learnable else scale
     loss.rho = None
     if learnable:
         with loss.name_scope():
-            loss.rho = loss.params.get('rho', shape=(1,), wd_mult=0.,
-                                       init=initializer.Constant(rho_from_sigma(loss._scale)))
+            loss.rho = loss.params.get('rho', shape=(1,), wd_mult=0., init=initializer.Constant(rho_from_sigma(scale)))
 
 
 def _scaled(F, loss, error, rho):
     """``error`` / scale, and the scale's logarithm, both in the shape of ``error``."""
     if rho is None:
-        return error * (1 / loss._scale), F.zeros_like(error) + math.log(loss._scale)
+        return error * (1 / loss._fixed_scale), F.zeros_like(error) + math.log(loss._fixed_scale)
     # One value in as many axes as ``error`` has, whose number is unknown while this is traced.
     scale = F.broadcast_mul(F.ones_like(F.reshape(error, shape=(-1,))), sigma_from_rho(F, rho))
     scale = F.reshape_like(scale, error)

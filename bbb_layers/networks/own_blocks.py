@@ -5,15 +5,15 @@ from typing import Dict, Optional, Type
 from mxnet.gluon import Block, nn, rnn
 from mxnet.gluon.nn.basic_layers import _BatchNorm
 
-from . import layers, np_recurrent, recurrent
-from .block import BayesBlock, can_have_posterior, check_served
-from .transposed import TransposedByConvolution
+from ..layers import linear, np_recurrent, recurrent
+from ..layers.block import BayesBlock, can_have_posterior, check_served
+from ..layers.transposed import TransposedByConvolution
 
 __all__ = ['BAYESIAN', 'bayesian_class']
 
 #: Gluon's layer -> the Bayesian one.
 BAYESIAN: Dict[type, type] = {getattr(module, name): getattr(ours, 'Bayes' + name) for module, ours, names in (
-    (nn, layers, ('Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose',
+    (nn, linear, ('Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose',
                   'Embedding')),
     (rnn, recurrent, np_recurrent.__all__), (np_recurrent, recurrent, np_recurrent.__all__)) for name in names}
 
@@ -42,14 +42,15 @@ def _class_for(plain):
     if plain not in _made:
         mixins = _mixins(plain)
         _made[plain] = mixins and type('Bayes' + plain.__name__, mixins + (plain,), {
-            '__module__': __name__, '__doc__': 'A %s with a posterior.' % plain.__name__, '__reduce_ex__': _reduce_ex})
+            '__module__': __name__, '__doc__': f'A {plain.__name__} with a posterior.', '_undone_in_plain': True,
+            '__reduce_ex__': _reduce_ex})
     return _made[plain]
 
 
 def _mixins(plain):
     """What makes blocks of class ``plain`` Bayesian, None if nothing does."""
-    # The moving statistics of BatchNorm hold for one set of weights, and this package's own blocks are what they are.
-    if issubclass(plain, (BayesBlock, _BatchNorm)) or plain.__module__.split('.')[0] == __name__.split('.')[0]:
+    # The moving statistics of BatchNorm hold for one set of weights.
+    if issubclass(plain, (BayesBlock, _BatchNorm)) or getattr(plain, '_stays_plain', False):
         return None
     try:
         check_served(plain)
@@ -59,7 +60,7 @@ def _mixins(plain):
     if layer is None:
         return (BayesBlock,)
     mixins = BAYESIAN[layer].__bases__[:-1]
-    if plain.hybrid_forward is layer.hybrid_forward or not issubclass(mixins[0], layers.BayesLinear):
+    if plain.hybrid_forward is layer.hybrid_forward or not issubclass(mixins[0], linear.BayesLinear):
         return mixins
     # What it computes is not known to be linear; and the operator of a transposed convolution has to be exchanged.
     return None if TransposedByConvolution in mixins else (BayesBlock,)

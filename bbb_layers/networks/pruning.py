@@ -8,11 +8,11 @@ from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
-from ._mxnet.arrays import gluon_kind, set_value, value_of
-from ._mxnet.checks import check_fraction, check_not_negative
-from ._mxnet.tree import copy_block
-from .posterior import gaussian
-from .posterior.parameters import bayesian
+from .._mxnet.arrays import gluon_kind, set_value, value_of
+from .._mxnet.checks import check_fraction, check_not_negative
+from .._mxnet.tree import copy_block
+from ..posterior import gaussian
+from ..posterior.parameters import bayesian
 
 __all__ = ['signal_to_noise', 'prune', 'pruning_curve']
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 from mxnet import ndarray
 
-from ._mxnet.annotations import Array
-from ._mxnet.arrays import as_kind_of
-from ._mxnet.checks import check_array, check_fraction, check_positive, check_probabilities
+from .._mxnet.annotations import Array
+from .._mxnet.arrays import as_kind_of
+from .._mxnet.checks import check_array, check_fraction, check_positive, check_probabilities
 
 __all__ = ['Uncertainty', 'Interval', 'uncertainty', 'gaussian_uncertainty', 'credible_interval']
 

@@ -6,12 +6,11 @@ has a posterior, and one draw serves all steps of a sequence and the whole batch
 Bayesian Recurrent Neural Networks, 2017, section 3.
 """
 import numpy as np
-from mxnet.gluon import rnn
 from mxnet.util import is_np_array
 
+from ..forward.frames import one_forward
 from . import np_recurrent
 from .block import BayesBlock
-from .forward.frames import one_forward
 
 __all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell', 'BayesGRUCell']
 
@@ -19,16 +18,18 @@ __all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell',
 class _BayesRecurrent(BayesBlock):
     """Mixin for all of them. Where it can, the plain layer is Gluon's own class."""
 
+    _undone_in_plain = True
+
     @classmethod
     def _plain_class(cls):
         plain = super()._plain_class()
-        own = plain.__module__ == np_recurrent.__name__
-        return getattr(rnn, plain.__name__) if own and not is_np_array() else plain
+        return plain if is_np_array() else vars(plain).get('_gluon_class', plain)
 
 
 class _BayesRNNLayer(_BayesRecurrent):
     """Mixin for the fused recurrent layers."""
 
+    _undone_in_plain = True
     _not_in_float16 = 'RNN'
 
     def _check_dtype(self, dtype, params):
@@ -55,6 +56,7 @@ class _BayesCell(_BayesRecurrent):
     """Mixin for cells: an unrolled sequence has one draw. So has a cell that is called step by step, if this is done
     inside a block which has a :class:`~bbb_layers.BBBLoss`; otherwise each step is a forward of its own."""
 
+    _undone_in_plain = True
     _not_in_float16 = 'FullyConnected'
 
     def unroll(self, length, inputs, *args, **kwargs):

@@ -6,8 +6,8 @@ from mxnet import symbol
 from mxnet.gluon import rnn
 from mxnet.util import is_np_array
 
-from ._mxnet.annotations import Mixin
-from ._mxnet.arrays import as_kind_of, classic, gluon_kind, on_classic_arrays
+from .._mxnet.annotations import Mixin
+from .._mxnet.arrays import as_kind_of, classic, gluon_kind, on_classic_arrays
 
 __all__ = ['RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell']
 
@@ -55,23 +55,29 @@ class _Cell(Mixin):
 
 class RNN(_Layer, rnn.RNN):
     __doc__ = rnn.RNN.__doc__
+    _gluon_class = rnn.RNN
 
 
 class LSTM(_Layer, rnn.LSTM):
     __doc__ = rnn.LSTM.__doc__
+    _gluon_class = rnn.LSTM
 
 
 class GRU(_Layer, rnn.GRU):
     __doc__ = rnn.GRU.__doc__
+    _gluon_class = rnn.GRU
 
 
 class RNNCell(_Cell, rnn.RNNCell):
     __doc__ = rnn.RNNCell.__doc__
+    _gluon_class = rnn.RNNCell
 
 
 class LSTMCell(_Cell, rnn.LSTMCell):
     __doc__ = rnn.LSTMCell.__doc__
+    _gluon_class = rnn.LSTMCell
 
 
 class GRUCell(_Cell, rnn.GRUCell):
     __doc__ = rnn.GRUCell.__doc__
+    _gluon_class = rnn.GRUCell

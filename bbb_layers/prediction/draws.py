@@ -11,11 +11,11 @@ from mxnet.base import MXNetError
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
-from ._mxnet.arrays import classic, gluon_kind
-from ._mxnet.checks import check_count
-from ._mxnet.precision import widened
-from ._mxnet.tree import leaves
-from .deterministic import PlainCopy
+from .._mxnet.arrays import classic, gluon_kind
+from .._mxnet.checks import check_count
+from .._mxnet.precision import widened
+from .._mxnet.tree import leaves
+from ..networks.plain import PlainCopy
 
 __all__ = ['predict']
 

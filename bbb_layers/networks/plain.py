@@ -4,11 +4,11 @@ import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
 
-from ._mxnet.arrays import set_value, value_of
-from ._mxnet.precision import widened
-from ._mxnet.tree import copy_block, walk
-from .posterior import gaussian
-from .posterior.parameters import bayesian
+from .._mxnet.arrays import set_value, value_of
+from .._mxnet.precision import widened
+from .._mxnet.tree import copy_block, walk
+from ..posterior import gaussian
+from ..posterior.parameters import bayesian
 
 __all__ = ['to_deterministic', 'draw', 'PlainCopy', 'check_posterior']
 

@@ -15,7 +15,7 @@ example_shape(F, array)
 
 and returns the output before the activation. All have the same expectation, and the posterior mean in predict mode.
 """
-from .posterior.gaussian import Kind, noise_like
+from ..posterior.gaussian import Kind, noise_like
 
 __all__ = ['ESTIMATORS', 'sample', 'local', 'flipout']
 

@@ -1,0 +1,6 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Checkpoints of a training run: one file that is at any time complete, and known to be what was written."""
+from .file import write_atomically
+from .training import load_checkpoint, save_checkpoint
+
+__all__ = ['save_checkpoint', 'load_checkpoint', 'write_atomically']

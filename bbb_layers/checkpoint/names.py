@@ -1,0 +1,77 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The names by which checkpoints refer to classes, and what of an object's attributes JSON can hold."""
+import contextlib
+import importlib
+import inspect
+from typing import Any, Dict, Set
+
+import numpy as np
+from mxnet.optimizer import Optimizer
+
+__all__ = ['MEANS', 'class_name', 'same_class', 'plain', 'same', 'attributes', 'arguments']
+
+#: Attributes of an optimizer that tell how an update is computed, and do not change what it is.
+MEANS = ('aggregate_num', 'allow_np_array')
+#: Modules of version 0.1 whose classes a file can name by their path -> where their public names are now.
+_MODULES_OF_0_1 = {'bbb_layers.likelihoods': 'bbb_layers', 'bbb_layers.loss': 'bbb_layers',
+                   'bbb_layers.optimizer': 'bbb_layers'}
+
+
+def class_name(cls: type) -> str:
+    """The public name of a class of this package; the full path of any other class."""
+    # This is not imported above, since the package itself imports this module.
+    package = importlib.import_module(__name__.partition('.')[0])
+    if cls.__name__ in package.__all__ and getattr(package, cls.__name__) is cls:
+        return f'{package.__name__}.{cls.__name__}'
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+def same_class(saved: str, name: str) -> bool:
+    """Whether ``saved``, from a file, and ``name``, from :func:`class_name`, are of one class.
+
+    A class of a script is the same where the script is imported.
+    """
+    module, _, last = saved.rpartition('.')
+    if module in _MODULES_OF_0_1:
+        saved = f'{_MODULES_OF_0_1[module]}.{last}'
+    return saved == name or any(a.startswith('__main__.') and b.endswith(a[len('__main__'):])
+                                for a, b in ((saved, name), (name, saved)))
+
+
+def plain(name: str, value: Any) -> Any:
+    """``value`` as JSON gives it back, or TypeError if that is something else."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        if isinstance(value, list):
+            return [plain('%s[%d]' % (name, index), each) for index, each in enumerate(value)]
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {key: plain('%s[%r]' % (name, key), each) for key, each in value.items()}
+    except RecursionError:
+        pass
+    raise TypeError('%s must be what JSON can hold: None, bool, int, float, str, list, or dict with keys that are str '
+                    '(saw: %r)' % (name, value))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values from JSON are equal, NaN to NaN."""
+    return one == other or (one != one and other != other)
+
+
+def attributes(thing: object) -> Dict[str, Any]:
+    """The attributes of an optimizer, of a schedule or of a loss that JSON can hold."""
+    found = {}
+    for name, value in getattr(thing, '__dict__', {}).items():
+        # The keys of an optimizer's own dicts are Parameters.
+        if name not in MEANS and not (isinstance(thing, Optimizer) and isinstance(value, dict)):
+            with contextlib.suppress(TypeError):    # arrays, functions, ...
+                found[name] = plain(name, list(value) if isinstance(value, tuple) else value)
+    return found
+
+
+def arguments(thing: object) -> Set[str]:
+    """The names of all that the constructors of an object's classes take."""
+    return {name for base in type(thing).__mro__ if inspect.isfunction(vars(base).get('__init__'))
+            for name in inspect.signature(vars(base)['__init__']).parameters}

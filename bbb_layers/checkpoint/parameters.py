@@ -1,0 +1,81 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The Parameters of a block in a checkpoint."""
+import re
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+from mxnet import ndarray
+from mxnet.gluon import Block, Parameter
+
+from .._mxnet.arrays import gluon_kind, make_writable
+from ..posterior.rho import RhoParameter
+from .file import Path
+
+__all__ = ['pack', 'unpack', 'Loaded', 'priors_of']
+
+
+class Loaded(NamedTuple):
+    """A Parameter and what a file has for it, which is known to fit.
+
+    Attributes
+    ----------
+    param : Parameter
+    value : numpy array
+    each : numpy array or None
+        The values on each context, along the first axis, if they differ.
+    """
+    param: Parameter
+    value: np.ndarray
+    each: Optional[np.ndarray]
+
+    def set(self) -> None:
+        """Give the Parameter its value."""
+        make_writable(self.param)
+        self.param._load_init(gluon_kind(ndarray.array(self.value, dtype=self.value.dtype)), None)
+        if self.each is not None and len(self.each) == len(self.param.list_ctx()):
+            for data, own in zip(self.param.list_data(), self.each):
+                data[:] = own
+
+
+def pack(prefix: str, block: Block, arrays: Dict[str, np.ndarray]) -> List[str]:
+    """Put the Parameters of ``block`` into ``arrays``; returns their names, as ``save_parameters`` has them."""
+    params = block._collect_params_with_prefix()
+    for name, param in params.items():
+        if param._stype != 'default':
+            raise ValueError('net must have dense Parameters (saw: %s, %s)' % (name, param._stype))
+        values = [value.asnumpy() for value in param.list_data()]
+        arrays['%s/%s' % (prefix, name)] = values[0]
+        if any(not np.array_equal(values[0], value) for value in values):
+            arrays['%s/%s' % (prefix, name)] = param._reduce().asnumpy()
+            arrays['contexts/%s/%s' % (prefix, name)] = np.stack(values)
+    return list(params)
+
+
+def unpack(path: Path, prefix: str, block: Block, names: Any, arrays: Dict[str, np.ndarray]) -> List[Loaded]:
+    """Check that the Parameters fit ``block``; returns what they are to be set to."""
+    params = block._collect_params_with_prefix()
+    if set(names) != set(params):
+        raise ValueError('%s: must hold the Parameters of this %s: %s missing, %s too many' % (
+            path, type(block).__name__, sorted(set(params) - set(names)), sorted(set(names) - set(params))))
+    found = []
+    for name, param in params.items():
+        value = arrays['%s/%s' % (prefix, name)]
+        each = arrays.get('contexts/%s/%s' % (prefix, name))
+        if param.shape is not None and (len(param.shape) != value.ndim or any(
+                size not in (0, -1, known) for size, known in zip(param.shape, value.shape))):
+            raise ValueError('%s: Parameter %s must have the shape %s (saw: %s)' % (
+                path, name, param.shape, value.shape))
+        if np.dtype(param.dtype) != value.dtype:
+            raise ValueError('%s: Parameter %s must be %s (saw: %s)' % (path, name, np.dtype(param.dtype), value.dtype))
+        if each is not None and (each.shape[1:] != value.shape or each.dtype != value.dtype):
+            raise ValueError('%s: Parameter %s must be %s, %s on each context (saw: %s, %s)' % (
+                path, name, value.dtype, value.shape, each.dtype, each.shape[1:]))
+        found.append(Loaded(param, value, each))
+    return found
+
+
+def priors_of(net: Block) -> Dict[str, str]:
+    """Name of a Parameter rho -> the prior of its weights, in words."""
+    # Without addresses, which a function among the attributes of one's own prior has.
+    return {name: re.sub(' at 0x[0-9a-fA-F]+', '', repr(param.prior))
+            for name, param in net._collect_params_with_prefix().items() if isinstance(param, RhoParameter)}
