@@ -544,6 +544,15 @@ def _same(one, other):
     return one == other or (one != one and other != other)
 
 
+def _counts(trainer):
+    """The counts of updates on the first context, those of the states that are saved.
+
+    An optimizer's ``_index_update_count`` is that of the context which it updated last, and before its first update,
+    such as right after loading, that of device 0, where the Trainer need not have any Parameter.
+    """
+    return trainer.optimizer._all_index_update_counts.get(trainer._contexts[0].device_id, {})
+
+
 def _pack_trainer(trainer, names, arrays):
     updaters, optimizer = _updaters(trainer), trainer.optimizer
 
@@ -559,7 +568,7 @@ def _pack_trainer(trainer, names, arrays):
     return {'optimizer': _pack_made(optimizer), 'schedule': _pack_made(optimizer.lr_scheduler),
             'params': {name: {'lr_mult': float(param.lr_mult), 'wd_mult': float(param.wd_mult),
                               'grad_req': param.grad_req} for name, param in zip(names, trainer._params)},
-            'counts': {names[index]: int(count) for index, count in optimizer._index_update_count.items()},
+            'counts': {names[index]: int(count) for index, count in _counts(trainer).items()},
             'states': {names[index]: pack(state) for index, state in updaters[0].states.items()}}
 
 
