@@ -507,7 +507,7 @@ def copy_block(block, memo):
 
 def _copy(block, memo):
     for child in walk(block):
-        for param in child._reg_params.values():
+        for param in _own_parameters(child):
             memo[id(param._trainer)] = None
             # Gluon's own copies would all be on cpu(0).
             for array in (param._data or []) + (param._grad or []):
@@ -547,9 +547,14 @@ def _copy_scope(scope):
     return new
 
 
+def _own_parameters(block):
+    """The Parameters that ``block`` itself holds, those too that are no attributes, as in a list."""
+    return {id(param): param for params in (block._reg_params, block.params) for param in params.values()}.values()
+
+
 def _mark_gradients(net):
     for block in walk(net):
-        for param in block._reg_params.values():
+        for param in _own_parameters(block):
             if param._grad is not None and any(data.grad is None for data in param._data):
                 autograd.mark_variables(param._data, param._grad, param.grad_req)
 
