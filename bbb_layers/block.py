@@ -22,6 +22,9 @@ __all__ = ['BayesBlock']
 
 check_casts_first()
 
+#: What a Bayesian layer keeps beside its Parameters; ``_configure`` makes them.
+_ATTRIBUTES = ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos')
+
 
 class BayesBlock(Mixin):
     r"""Mixin that puts a Gaussian posterior on every Parameter of a HybridBlock.
@@ -58,7 +61,8 @@ class BayesBlock(Mixin):
     ------
     TypeError
         If ``prior`` or ``bias_prior`` is not a Prior. Already where the class is defined, if its Gluon block is no
-        HybridBlock, or computes its output without ``hybrid_forward``, so that it would never see a draw.
+        HybridBlock, or computes its output without ``hybrid_forward``, so that it would never see a draw; or if its
+        class has a name of this one's, such as ``posterior``, for something else.
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
         none of float16, float32 and float64 or one in which the layer cannot run (see
@@ -142,7 +146,7 @@ class BayesBlock(Mixin):
             self.params._params.pop(rho.name, None)     # there may be two attributes for one Parameter
             self._reg_params.pop(name + '_rho')
             delattr(self, name + '_rho')
-        for name in ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos'):
+        for name in _ATTRIBUTES:
             delattr(self, name)
         self.__class__ = plain
 
@@ -322,6 +326,11 @@ class BayesBlock(Mixin):
         return '%s, %s)' % (base[:-1], ours) if base.endswith(')') else base
 
 
+#: The names that a Bayesian layer has beside those of all Gluon blocks.
+RESERVED = frozenset(_ATTRIBUTES).union(
+    name for name in vars(BayesBlock) if not name.startswith('__') and not hasattr(HybridBlock, name))
+
+
 def can_have_posterior(param: Parameter, constants: bool = True) -> bool:
     """Whether ``param`` can be a mu; one whose ``grad_req`` is 'null' cannot if ``constants``.
 
@@ -355,6 +364,11 @@ def check_served(cls: type) -> None:
         raise TypeError('a Bayesian layer must have a hybrid_forward, which is handed the weights that are drawn '
                         '(saw: %s, which derives from %s): %s' % (name, layer.__name__, advice))
     for base in own:
+        taken = RESERVED.intersection(vars(base)) if base in blocks else ()
+        if taken:
+            raise TypeError('a Bayesian layer must have its own %s, which would replace that of the Gluon block it '
+                            'derives from: give that another name (saw: %s.%s)' % (
+                                min(taken), base.__name__, min(taken)))
         for method in ('__call__', 'forward'):
             if method in vars(base) and not _mentions(vars(base)[method], ('super', method, 'hybrid_forward')):
                 raise TypeError('a Bayesian layer must compute its output in hybrid_forward, which is handed the '

@@ -131,7 +131,8 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
             'to_bayesian leaves weights without a posterior in %d layer%s: %s. %s Leave out by where= what is meant to '
             'stay plain; posterior_summary lists all' % (
                 len(plain), 's' * (len(plain) > 1), _listed(plain, '; ', _MOST),
-                'They do not take their Parameters as arguments of hybrid_forward.' if own_blocks else
+                'They do not take their Parameters as arguments of hybrid_forward, or have a name of a Bayesian '
+                "layer's, such as prior, for something else." if own_blocks else
                 'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.'),
             UserWarning, stacklevel=2)
     return new

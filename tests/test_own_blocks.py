@@ -11,9 +11,9 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import Block, HybridBlock, nn, rnn
 
-from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior, SparseDense,
-                        checkpoint, draw, kl_divergence, posterior_as_prior, posterior_summary, predict, prune,
-                        to_bayesian, to_deterministic)
+from bbb_layers import (BayesBlock, BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior,
+                        SparseDense, checkpoint, draw, kl_divergence, native, posterior_as_prior, posterior_summary,
+                        predict, prune, to_bayesian, to_deterministic)
 from bbb_layers.collect import one_forward
 from bbb_layers.own_blocks import bayesian_class
 from bbb_layers.transposed import TransposedByConvolution
@@ -271,6 +271,54 @@ def test_cells():
         first, states = net(inputs[:, 0], net.begin_state(2))
         assert (first != plain(inputs[:, 0], plain.begin_state(2))[0]).asnumpy().all()
     assert type(to_deterministic(net)) is MyCell
+
+
+@pytest.mark.parametrize('cell, shape', [
+    (lambda: gluon.contrib.rnn.LSTMPCell(3, 2, input_size=4), (4, 2, 4)),
+    (lambda: gluon.contrib.rnn.Conv1DGRUCell((2, 5), 2, 3, 3, i2h_pad=1), (4, 2, 2, 5))], ids=['LSTMP', 'Conv1DGRU'])
+def test_other_cells_have_one_draw(cell, shape, monkeypatch):
+    """An unrolled sequence has one draw also in cells that derive from none that this package has, and without a
+    BBBLoss."""
+    drawn, make_draw = [], native.draw.make
+    monkeypatch.setattr(native.draw, 'make', lambda F, kind, rho, *args: drawn.append(rho) or make_draw(
+        F, kind, rho, *args))
+    plain = cell()
+    plain.initialize()
+    net = to_bayesian(plain, sigma=0.3, own_blocks=True)
+    with autograd.train_mode():
+        net.unroll(4, nd.ones(shape), layout='TNC')
+    assert len(drawn) == len(set(drawn)) == len(net._rhos) > 0
+    assert type(to_deterministic(net)) is type(plain)
+
+
+def test_names_of_a_bayesian_layer_that_mean_something_else():
+    """The layer's own would replace a block's method or hide its attribute."""
+    class WithAttribute(Positions):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.prior = True
+
+        def hybrid_forward(self, F, x, weight):
+            return super().hybrid_forward(F, x, weight) * (2 if self.prior is True else 1)
+
+    class WithMethod(Positions):
+        def posterior(self, ctx=None):
+            return 2
+
+        def hybrid_forward(self, F, x, weight):
+            return super().hybrid_forward(F, x, weight) * self.posterior()
+
+    for cls in (WithAttribute, WithMethod):
+        net = nn.HybridSequential()
+        net.add(cls(3, 4), nn.Dense(2, in_units=4, flatten=False))
+        net.initialize(mx.init.Normal(0.5))
+        x = nd.random.normal(shape=(2, 3, 4))
+        with pytest.warns(UserWarning, match=r'in 1 layer: 0 \(With\w+: weight\).* have a name of a Bayesian layer'):
+            new = to_bayesian(net, own_blocks=True)
+        assert type(new[0]) is cls
+        np.testing.assert_allclose(new(x).asnumpy(), net(x).asnumpy(), rtol=1e-5)
+    with pytest.raises(TypeError, match=r'must have its own posterior, .* \(saw: WithMethod.posterior\)'):
+        type('BayesWithMethod', (BayesBlock, WithMethod), {})
 
 
 def test_estimators_of_derived_layers():
