@@ -242,14 +242,22 @@ class BayesBlock(Mixin):
             for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
             means = {name: posterior.mean(mu, rho) for name, (mu, rho, _) in values.items()}
+            if autograd.is_recording() and self._is_half_frozen():
+                means = _tied(F, means)
             return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(means)))
         frame = collect.current_frame(F)
         switch = native_draw.Switch() if frame is None else frame.switch
 
         def take(kind):
-            return {name: self._take(F, frame, kind, name, *value, switch) for name, value in values.items()}
+            parts = {name: self._take(F, frame, kind, name, *value, switch) for name, value in values.items()}
+            return _tied(F, parts) if self._is_half_frozen() else parts
 
         return self._estimate(F, take, x, *args, **params)
+
+    def _is_half_frozen(self):
+        """Whether some of the layer's posterior is frozen, and some of it learns."""
+        learns = {param.grad_req != 'null' for rho in self._rhos.values() for param in (rho.mu, rho)}
+        return len(learns) > 1
 
     def _call_cached_op(self, *args):
         if collect.runs_eagerly(self):
@@ -329,6 +337,21 @@ class BayesBlock(Mixin):
 #: The names that a Bayesian layer has beside those of all Gluon blocks.
 RESERVED = frozenset(_ATTRIBUTES).union(
     name for name in vars(BayesBlock) if not name.startswith('__') and not hasattr(HybridBlock, name))
+
+
+def _tied(F, parts):
+    """``parts``, name -> array or tuple of arrays, with the same values, but if one has a gradient, then all.
+
+    MXNet's FullyConnected in float32 computes the gradient of a bias only beside that of its weight: where the weight
+    is frozen, and its bias learns, the bias would get what happens to stand in its memory.
+    """
+    if isinstance(next(iter(parts.values())), tuple):
+        tied = [_tied(F, dict(zip(parts, same_kind))) for same_kind in zip(*parts.values())]
+        return {name: tuple(each[name] for each in tied) for name in parts}
+    totals = [F.reshape(F.sum(part), shape=(1,)) for part in parts.values()]
+    # The shape must not be asked of a broadcast, through which Gluon does not infer the Parameters' own.
+    return {name: F.add_n(part, *[F.broadcast_mul(F.zeros_like(part), total) for total in totals])
+            for name, part in parts.items()}
 
 
 def can_have_posterior(param: Parameter, constants: bool = True) -> bool:
