@@ -36,7 +36,7 @@ from .posterior import draw
 from .precision import computed_in
 
 __all__ = ['tap', 'take_terms', 'current_frame', 'walk', 'posterior_parameters', 'bayesian', 'leaves', 'add_owner',
-           'owners', 'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block', 'Term', 'add_up']
+           'owners', 'own_parameters', 'one_forward', 'runs_eagerly', 'call_eagerly', 'copy_block', 'Term', 'add_up']
 
 _local = threading.local()
 _serial = itertools.count()
@@ -507,7 +507,7 @@ def copy_block(block, memo):
 
 def _copy(block, memo):
     for child in walk(block):
-        for param in _own_parameters(child):
+        for param in own_parameters(child):
             memo[id(param._trainer)] = None
             # Gluon's own copies would all be on cpu(0).
             for array in (param._data or []) + (param._grad or []):
@@ -547,14 +547,15 @@ def _copy_scope(scope):
     return new
 
 
-def _own_parameters(block):
+def own_parameters(block):
     """The Parameters that ``block`` itself holds, those too that are no attributes, as in a list."""
-    return {id(param): param for params in (block._reg_params, block.params) for param in params.values()}.values()
+    # Not params: that of a cell around another one, such as ResidualCell, is the other one's.
+    return {id(param): param for params in (block._reg_params, block._params) for param in params.values()}.values()
 
 
 def _mark_gradients(net):
     for block in walk(net):
-        for param in _own_parameters(block):
+        for param in own_parameters(block):
             if param._grad is not None and any(data.grad is None for data in param._data):
                 autograd.mark_variables(param._data, param._grad, param.grad_req)
 

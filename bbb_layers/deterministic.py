@@ -96,7 +96,7 @@ class PlainCopy(object):
             memo[id(layer)]._make_plain()
         self.context = rhos[0].mu.list_ctx()[0]
         users = {param: block for block in collect.walk(net) if block not in layers
-                 for param in block._reg_params.values()}
+                 for param in collect.own_parameters(block)}
         self._mixed = next(((rho.mu, users[rho.mu]) for rho in rhos if rho.mu in users), None)
 
     def set_mean(self):

@@ -148,7 +148,7 @@ def _check_weights(net, chosen):
         if not np.isfinite(value_of(param).copy().asnumpy()).all():
             raise ValueError('Parameter %s must be finite (saw: NaN or infinite values)' % param.name)
     for block in collect.walk(net):
-        for param in block._reg_params.values():
+        for param in collect.own_parameters(block):
             if block not in chosen and param in params:
                 raise ValueError('where must choose all layers that share Parameter %s, or none (saw: not %s)' % (
                     param.name, block.name))

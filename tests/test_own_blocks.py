@@ -402,15 +402,18 @@ def test_never_bayesian():
         to_bayesian(fixed, own_blocks=True)
 
 
-def test_shared_with_a_block_that_cannot_be():
+@pytest.mark.parametrize('attribute', [True, False], ids=['as attribute', 'in a list'])
+def test_shared_with_a_block_that_cannot_be(attribute):
     net = nn.Sequential()
     class Tied(Block):
         def __init__(self, table):
-            super().__init__()
-            self.weight = table.weight
+            super().__init__(params=table.params)
+            self.weights = [self.params.get('weight')]
+            if attribute:
+                self.weight = self.weights[0]
 
         def forward(self, x):
-            return nd.dot(x, self.weight.data()[0])
+            return nd.dot(x, self.weights[0].data()[0])
 
     table = Positions(4, 4)
     net.add(table, Tied(table))
@@ -485,3 +488,19 @@ def test_summary_of_a_frozen_mean():
     layer = BayesDense(3, in_units=2)
     layer.weight.grad_req = 'null'
     assert [(row.kind, row.learns) for row in posterior_summary(layer).rows] == [('posterior', True)] * 2
+
+
+@pytest.mark.parametrize('around', [rnn.ResidualCell, lambda cell: rnn.ZoneoutCell(cell, 0.1, 0.1),
+                                    gluon.contrib.rnn.VariationalDropoutCell], ids=['Residual', 'Zoneout', 'Dropout'])
+def test_cells_around_another(around):
+    """The Parameters of such a cell are those of the one that it is around, which has a posterior for them."""
+    plain = around(rnn.LSTMCell(3, input_size=3))
+    plain.initialize()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        net = to_bayesian(plain)
+    summary = posterior_summary(net)
+    assert {row.name for row in summary.rows} == {'base_cell.' + name for name in net.base_cell._rhos}
+    assert summary.count('posterior') == 96 and summary.count('plain') == 0
+    assert posterior_summary(plain).count('plain') == 96
+    assert draw(net).unroll(2, nd.ones((1, 2, 3)), merge_outputs=True)[0].shape == (1, 2, 3)
