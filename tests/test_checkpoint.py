@@ -174,6 +174,23 @@ def test_on_several_contexts(tmp_path, mode):
     assert run.trainer._optimizer._all_index_update_counts == other.trainer._optimizer._all_index_update_counts
 
 
+@pytest.mark.parametrize('contexts', [[mx.cpu(1)], [mx.cpu(2), mx.cpu(1)]], ids=str)
+def test_saved_again_right_after_loading(tmp_path, contexts):
+    """The counts of updates are there, although no context was updated yet in this process, and none is device 0."""
+    path = str(tmp_path / 'run.checkpoint')
+    run, other, another = (Run(ctx=contexts) for _ in range(3))
+    for number in range(3):
+        run.step(number)
+    run.save(path)
+    other.load(path)
+    other.save(path)
+    another.load(path)
+    counts = another.trainer._optimizer._all_index_update_counts
+    for context in contexts:
+        assert set(counts[context.device_id].values()) == {3}
+    assert counts[contexts[0].device_id] == run.trainer._optimizer._all_index_update_counts[contexts[0].device_id]
+
+
 def test_a_net_that_is_not_initialized_and_prediction_alone(tmp_path):
     run, path = Run(), str(tmp_path / 'run.checkpoint')
     run.step(0)

@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import Block, HybridBlock, nn
 
 from bbb_layers import (BayesDense, BBBLoss, draw, posterior_as_prior, predict, prune, pruning_curve, to_bayesian,
                         to_deterministic)
@@ -114,3 +114,35 @@ def test_block_that_is_reached_before_the_part_that_holds_it():
     assert early._scope._block is early
     with early.name_scope():
         assert nn.Dense(2).prefix.startswith(early.prefix)
+
+
+class Listed(Block):
+    """A block whose Parameters stand in a list, and are no attributes."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.scales = [self.params.get('scale%d' % i, shape=(4,), init='ones') for i in range(2)]
+            self.dense = BayesDense(3, in_units=4)
+
+    def forward(self, x):
+        for scale in self.scales:
+            x = x * scale.data(x.context)
+        return self.dense(x)
+
+
+@pytest.mark.parametrize('context', [mx.cpu(0), mx.cpu(1)], ids=str)
+@pytest.mark.parametrize('make_copy', [copy.deepcopy, posterior_as_prior, lambda net: net],
+                         ids=['deepcopy', 'posterior_as_prior', 'itself'])
+def test_parameters_that_are_no_attributes(make_copy, context):
+    """They stay on their contexts, and get gradients."""
+    net = Listed()
+    net.initialize(ctx=context)
+    BBBLoss(net, num_train=10)
+    new = make_copy(net)
+    loss_fn = BBBLoss(new, num_train=10)
+    with autograd.record():
+        loss = loss_fn(new(DATA.as_in_context(context)), mx.nd.array([0, 2], ctx=context))
+    loss.backward()
+    for scale in new.scales:
+        assert scale.list_ctx() == [context] and scale.grad().asnumpy().any()

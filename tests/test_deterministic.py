@@ -346,3 +346,20 @@ def test_a_plain_layer_that_shares_a_drawn_parameter():
     np.testing.assert_array_equal(to_deterministic(net)(x).asnumpy(), net(x).asnumpy())
     with pytest.raises(ValueError, match='must not share Parameter .*_weight, which is drawn, with a'):
         draw(net)
+
+
+def test_drawn_parameter_in_a_list_of_a_plain_block():
+    class Tied(gluon.Block):
+        def __init__(self, params):
+            super().__init__(params=params)
+            self.weights = [self.params.get('weight')]
+
+        def forward(self, x):
+            return nd.dot(x, self.weights[0].data())
+
+    net = nn.Sequential()
+    net.add(BayesDense(4, in_units=4))
+    net.add(Tied(net[0].params))
+    net.initialize()
+    with pytest.raises(ValueError, match='must not share Parameter .*_weight, which is drawn, with a'):
+        draw(net)

@@ -9,7 +9,8 @@ from mxnet.gluon import nn
 from networks import SumOfSquares
 
 from bbb_layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
-                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BBBLoss, GaussianPrior, kl_divergence)
+                        BayesConv3DTranspose, BayesDense, BayesEmbedding, BayesRNNCell, BBBLoss, GaussianPrior,
+                        kl_divergence)
 from bbb_layers.layers import estimators
 
 # name: (Bayesian layer, Gluon's, arguments, shape of one example)
@@ -255,3 +256,45 @@ def test_embedding(mode):
         assert abs(output - plain(x)).max().asscalar() > 1e-3
         np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(layer).asscalar(), rtol=1e-5)
         assert abs(layer.weight_rho.grad().asnumpy()).min() > 0
+
+
+FROZEN = {'mu': ('weight',), 'rho': ('weight_rho',), 'weight': ('weight', 'weight_rho'), 'all mu': ('weight', 'bias')}
+
+
+@pytest.mark.parametrize('deferred', [False, True], ids=['known', 'deferred'])
+@pytest.mark.parametrize('estimator', estimators.ESTIMATORS)
+@pytest.mark.parametrize('frozen', FROZEN)
+def test_bias_of_a_frozen_weight(frozen, estimator, deferred, mode):
+    """MXNet computes the gradient of a bias only beside that of its weight; the layer has it none the less."""
+    net = nn.HybridSequential()
+    net.add(BayesDense(3, in_units=0 if deferred else 4, estimator=estimator, prior=GaussianPrior(),
+                       initial_sigma=1e-6))
+    net.initialize(mx.init.Normal(0.5))
+    loss_fn = BBBLoss(net, num_train=1e9)
+    hybridize(net, mode)
+    for name in FROZEN[frozen]:
+        getattr(net[0], name).grad_req = 'null'
+    data, labels = nd.random.normal(shape=(6, 4)), [0, 1, 2, 0, 0, 0]
+    for train in (True, True, False):
+        with autograd.record(train_mode=train):
+            loss = loss_fn(net(data), nd.array(labels))
+        loss.backward()
+        expected = net(data).softmax().asnumpy()
+        expected[range(6), labels] -= 1
+        if 'bias' in FROZEN[frozen]:
+            assert abs(net[0].bias_rho.grad()).max().asscalar() < 1e-4     # not what happened to stand there
+        else:
+            np.testing.assert_allclose(net[0].bias.grad().asnumpy(), expected.sum(axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_cell_with_a_frozen_weight():
+    cell = BayesRNNCell(3, input_size=4, prior=GaussianPrior(), initial_sigma=1e-6)
+    cell.initialize(mx.init.Normal(0.5))
+    gradients = []
+    for grad_req in ('write', 'null'):
+        cell.i2h_weight.grad_req = cell.i2h_weight_rho.grad_req = grad_req
+        with autograd.record():
+            output = cell.unroll(2, nd.ones((1, 2, 4)), merge_outputs=True)[0]
+        output.backward()
+        gradients.append(cell.i2h_bias.grad().asnumpy())
+    np.testing.assert_allclose(*gradients, rtol=1e-3)

@@ -154,3 +154,16 @@ def test_negative_weights():
     likelihood = CategoricalNLLLoss()
     expected = likelihood(pred, label).asnumpy() * [-1, 2]
     assert np.allclose(likelihood(pred, label, mx.nd.array([[-1], [2]])).asnumpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+def test_many_classes(dtype):
+    """float16 has not all whole numbers beyond 2048, and label 2049 is a class none the less."""
+    pred, labels = mx.nd.random.normal(shape=(3, 5000)).astype(dtype), [4099, 2049, 7]
+    logits = pred.asnumpy().astype('float64')
+    expected = np.log(np.exp(logits).sum(axis=1)) - logits[range(3), labels]
+    for scope in (autograd.train_mode(), autograd.predict_mode()):
+        with scope:
+            nll = CategoricalNLLLoss()(pred, mx.nd.array(labels)).asnumpy()
+        # MXNet sums the exponentials of float16 numbers in float16.
+        assert np.allclose(nll, expected, rtol=0.05 if dtype == 'float16' else 1e-4)

@@ -498,3 +498,26 @@ def test_weights_too_small_for_mxnet_to_read_count_as_0(mode):
         assert (loss == loss_fn.nll).asnumpy().all()
     loss = BBBLoss(net, 1, weight=1e-310)(net(x), label)
     assert (loss == kl_divergence(net).asscalar()).asnumpy().all()
+
+
+def test_losses_whose_backward_is_one_by_one(mode):
+    """As a loop over the parts of a big batch has it: the losses of all parts, and then the gradient of each."""
+    net = nn.HybridSequential()
+    net.add(BayesDense(3, in_units=4, prior=GaussianPrior()))
+    net.initialize()
+    hybridize(net, mode)
+    loss_fn = BBBLoss(net, 10)
+    net.collect_params().setattr('grad_req', 'add')
+    parts = nd.random.normal(shape=(3, 2, 4))
+    gradients = []
+    for backward in (autograd.backward, lambda losses: [loss.backward() for loss in losses]):
+        net.collect_params().zero_grad()
+        mx.random.seed(1)
+        losses = []
+        for part in parts:
+            with autograd.record():
+                losses.append(loss_fn(net(part), nd.array([0, 2])))
+        backward(losses)
+        gradients.append([param.grad().asnumpy() for param in net.collect_params().values()])
+    for one, other in zip(*gradients):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

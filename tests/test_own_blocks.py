@@ -11,9 +11,9 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import Block, HybridBlock, nn, rnn
 
-from bbb_layers import (BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior, SparseDense,
-                        checkpoint, draw, kl_divergence, posterior_as_prior, posterior_summary, predict, prune,
-                        to_bayesian, to_deterministic)
+from bbb_layers import (BayesBlock, BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior,
+                        SparseDense, checkpoint, draw, kl_divergence, native, posterior_as_prior, posterior_summary,
+                        predict, prune, to_bayesian, to_deterministic)
 from bbb_layers.forward.frames import one_forward
 from bbb_layers.layers.transposed import TransposedByConvolution
 from bbb_layers.networks.own_blocks import bayesian_class
@@ -273,6 +273,54 @@ def test_cells():
     assert type(to_deterministic(net)) is MyCell
 
 
+@pytest.mark.parametrize('cell, shape', [
+    (lambda: gluon.contrib.rnn.LSTMPCell(3, 2, input_size=4), (4, 2, 4)),
+    (lambda: gluon.contrib.rnn.Conv1DGRUCell((2, 5), 2, 3, 3, i2h_pad=1), (4, 2, 2, 5))], ids=['LSTMP', 'Conv1DGRU'])
+def test_other_cells_have_one_draw(cell, shape, monkeypatch):
+    """An unrolled sequence has one draw also in cells that derive from none that this package has, and without a
+    BBBLoss."""
+    drawn, make_draw = [], native.draw.make
+    monkeypatch.setattr(native.draw, 'make', lambda F, kind, rho, *args: drawn.append(rho) or make_draw(
+        F, kind, rho, *args))
+    plain = cell()
+    plain.initialize()
+    net = to_bayesian(plain, sigma=0.3, own_blocks=True)
+    with autograd.train_mode():
+        net.unroll(4, nd.ones(shape), layout='TNC')
+    assert len(drawn) == len(set(drawn)) == len(net._rhos) > 0
+    assert type(to_deterministic(net)) is type(plain)
+
+
+def test_names_of_a_bayesian_layer_that_mean_something_else():
+    """The layer's own would replace a block's method or hide its attribute."""
+    class WithAttribute(Positions):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.prior = True
+
+        def hybrid_forward(self, F, x, weight):
+            return super().hybrid_forward(F, x, weight) * (2 if self.prior is True else 1)
+
+    class WithMethod(Positions):
+        def posterior(self, ctx=None):
+            return 2
+
+        def hybrid_forward(self, F, x, weight):
+            return super().hybrid_forward(F, x, weight) * self.posterior()
+
+    for cls in (WithAttribute, WithMethod):
+        net = nn.HybridSequential()
+        net.add(cls(3, 4), nn.Dense(2, in_units=4, flatten=False))
+        net.initialize(mx.init.Normal(0.5))
+        x = nd.random.normal(shape=(2, 3, 4))
+        with pytest.warns(UserWarning, match=r'in 1 layer: 0 \(With\w+: weight\).* have a name of a Bayesian layer'):
+            new = to_bayesian(net, own_blocks=True)
+        assert type(new[0]) is cls
+        np.testing.assert_allclose(new(x).asnumpy(), net(x).asnumpy(), rtol=1e-5)
+    with pytest.raises(TypeError, match=r'must have its own posterior, .* \(saw: WithMethod.posterior\)'):
+        type('BayesWithMethod', (BayesBlock, WithMethod), {})
+
+
 def test_estimators_of_derived_layers():
     """A class that computes its output in another way than the layer may not be linear in its weights."""
     def estimator_of(name):
@@ -354,15 +402,18 @@ def test_never_bayesian():
         to_bayesian(fixed, own_blocks=True)
 
 
-def test_shared_with_a_block_that_cannot_be():
+@pytest.mark.parametrize('attribute', [True, False], ids=['as attribute', 'in a list'])
+def test_shared_with_a_block_that_cannot_be(attribute):
     net = nn.Sequential()
     class Tied(Block):
         def __init__(self, table):
-            super().__init__()
-            self.weight = table.weight
+            super().__init__(params=table.params)
+            self.weights = [self.params.get('weight')]
+            if attribute:
+                self.weight = self.weights[0]
 
         def forward(self, x):
-            return nd.dot(x, self.weight.data()[0])
+            return nd.dot(x, self.weights[0].data()[0])
 
     table = Positions(4, 4)
     net.add(table, Tied(table))
@@ -437,3 +488,19 @@ def test_summary_of_a_frozen_mean():
     layer = BayesDense(3, in_units=2)
     layer.weight.grad_req = 'null'
     assert [(row.kind, row.learns) for row in posterior_summary(layer).rows] == [('posterior', True)] * 2
+
+
+@pytest.mark.parametrize('around', [rnn.ResidualCell, lambda cell: rnn.ZoneoutCell(cell, 0.1, 0.1),
+                                    gluon.contrib.rnn.VariationalDropoutCell], ids=['Residual', 'Zoneout', 'Dropout'])
+def test_cells_around_another(around):
+    """The Parameters of such a cell are those of the one that it is around, which has a posterior for them."""
+    plain = around(rnn.LSTMCell(3, input_size=3))
+    plain.initialize()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        net = to_bayesian(plain)
+    summary = posterior_summary(net)
+    assert {row.name for row in summary.rows} == {'base_cell.' + name for name in net.base_cell._rhos}
+    assert summary.count('posterior') == 96 and summary.count('plain') == 0
+    assert posterior_summary(plain).count('plain') == 96
+    assert draw(net).unroll(2, nd.ones((1, 2, 3)), merge_outputs=True)[0].shape == (1, 2, 3)

@@ -11,7 +11,7 @@ from conftest import hybridize
 from mxnet import autograd, nd
 from mxnet.gluon import nn
 
-from bbb_layers import BayesConv1DTranspose, BayesConv2DTranspose, BayesConv3DTranspose
+from bbb_layers import BayesConv1DTranspose, BayesConv2DTranspose, BayesConv3DTranspose, to_bayesian, to_deterministic
 
 CLASSES = {1: (BayesConv1DTranspose, nn.Conv1DTranspose), 2: (BayesConv2DTranspose, nn.Conv2DTranspose),
            3: (BayesConv3DTranspose, nn.Conv3DTranspose)}
@@ -70,6 +70,30 @@ def test_bad_output_padding(ndim, kwargs, message):
 def test_bad_layout():
     with pytest.raises(ValueError, match=r"layout must start with 'NC' \(saw: 'NHWC'\)"):
         BayesConv2DTranspose(3, 2, layout='NHWC')
+
+
+@pytest.mark.parametrize('ndim', [1, 2])
+def test_strides_and_dilation_in_float64(ndim):
+    """MXNet's layer then has wrong outputs, and predict and to_deterministic would have them too."""
+    bayes, plain = CLASSES[ndim]
+    kwargs = dict(kernel_size=2, in_channels=2, strides=2, dilation=2)
+    layer = plain(3, **kwargs)
+    layer.initialize(mx.init.Normal(1.))
+    x = nd.random.normal(shape=(1, 2) + (5, 5)[:ndim])
+    expected = layer(x).asnumpy()
+    layer.cast('float64')
+    assert abs(layer(x.astype('float64')).asnumpy() - expected).max() > 0.1    # else this limit can go
+    message = r'dtype of BayesConv\dDTranspose must be float32 where both strides and dilation are above 1'
+    for make in (lambda: bayes(3, **kwargs).cast('float64'), lambda: to_bayesian(layer)):
+        with pytest.raises(ValueError, match=message):
+            make()
+    for fine in (dict(kwargs, strides=1), dict(kwargs, dilation=1), dict(kwargs, kernel_size=1)):
+        net = bayes(3, **fine)
+        net.initialize(mx.init.Normal(1.))
+        expected = net(x).asnumpy()
+        net.cast('float64')
+        for output in (net(x.astype('float64')), to_deterministic(net)(x.astype('float64'))):
+            np.testing.assert_allclose(output.asnumpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('cls', CLASSES[3])

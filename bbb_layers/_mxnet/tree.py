@@ -1,14 +1,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Trees of blocks: walking through them, and copying them."""
 import copy
-from typing import Any, Dict, Iterable, Iterator, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Tuple, Union
 
 from mxnet import autograd
-from mxnet.gluon import Block, HybridBlock, SymbolBlock
+from mxnet.gluon import Block, HybridBlock, Parameter, SymbolBlock
 from mxnet.ndarray import NDArray
 from mxnet.symbol import Symbol
 
-__all__ = ['walk', 'walk_with_paths', 'leaves', 'copy_block', 'mark_gradients', 'StaysBehind']
+__all__ = ['walk', 'walk_with_paths', 'own_parameters', 'leaves', 'copy_block', 'mark_gradients', 'StaysBehind']
 
 
 class StaysBehind:
@@ -34,6 +34,13 @@ def walk_with_paths(net: Block) -> Iterator[Tuple[str, Block]]:
             yield path, block
             todo.extend((path + '.' * bool(path) + name, child)
                         for name, child in reversed(list(block._children.items())))
+
+
+def own_parameters(block: Block) -> List[Parameter]:
+    """The Parameters that ``block`` itself holds, also those that are no attributes, as in a list."""
+    # params would not do: that of a cell around another cell, such as ResidualCell, is that of the other cell.
+    found = {id(param): param for params in (block._reg_params, block._params) for param in params.values()}
+    return list(found.values())
 
 
 def leaves(args: Iterable) -> Iterator[Union[NDArray, Symbol]]:
@@ -64,7 +71,7 @@ def copy_block(block: Block, memo: Dict[int, Any]) -> Block:
 
 def _copy(block, memo):
     for child in walk(block):
-        for param in child._reg_params.values():
+        for param in own_parameters(child):
             memo[id(param._trainer)] = None
             # Gluon's own copies would all be on cpu(0).
             for array in (param._data or []) + (param._grad or []):
@@ -111,6 +118,6 @@ def _copy_scope(scope):
 def mark_gradients(net: Block) -> None:
     """Give arrays of ``net`` that lost their gradient buffers, as Gluon's ``copy.deepcopy`` leaves them, these back."""
     for block in walk(net):
-        for param in block._reg_params.values():
+        for param in own_parameters(block):
             if param._grad is not None and any(data.grad is None for data in param._data):
                 autograd.mark_variables(param._data, param._grad, param.grad_req)

@@ -51,8 +51,17 @@ def pack(trainer: Trainer, names: List[str], arrays: Dict[str, np.ndarray]) -> D
     return {'optimizer': _made(optimizer), 'schedule': _made(optimizer.lr_scheduler),
             'params': {name: {'lr_mult': float(param.lr_mult), 'wd_mult': float(param.wd_mult),
                               'grad_req': param.grad_req} for name, param in zip(names, trainer._params)},
-            'counts': {names[index]: int(count) for index, count in optimizer._index_update_count.items()},
+            'counts': {names[index]: int(count) for index, count in _counts(trainer).items()},
             'states': {names[index]: _pack_state(state, arrays) for index, state in updaters[0].states.items()}}
+
+
+def _counts(trainer):
+    """The counts of updates on the first context, which belong to the states that are saved.
+
+    An optimizer's ``_index_update_count`` is that of the context which it updated last. Before its first update, such
+    as right after loading, it is that of device 0, where the Trainer need not have any Parameter.
+    """
+    return trainer.optimizer._all_index_update_counts.get(trainer._contexts[0].device_id, {})
 
 
 def _made(thing):

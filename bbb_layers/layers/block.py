@@ -24,6 +24,9 @@ __all__ = ['BayesBlock']
 
 check_casts_first()
 
+#: What a Bayesian layer keeps beside its Parameters; ``_configure`` makes them.
+_ATTRIBUTES = ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos')
+
 
 class BayesBlock(Mixin):
     r"""Mixin that puts a Gaussian posterior on every Parameter of a HybridBlock.
@@ -60,7 +63,8 @@ class BayesBlock(Mixin):
     ------
     TypeError
         If ``prior`` or ``bias_prior`` is not a Prior. Already where the class is defined, if its Gluon block is no
-        HybridBlock, or computes its output without ``hybrid_forward``, so that it would never see a draw.
+        HybridBlock, or computes its output without ``hybrid_forward``, so that it would never see a draw; or if its
+        class has a name of this one's, such as ``posterior``, for something else.
     ValueError
         If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
         none of float16, float32 and float64 or one in which the layer cannot run (see
@@ -146,7 +150,7 @@ class BayesBlock(Mixin):
             self.params._params.pop(rho.name, None)     # there may be two attributes for one Parameter
             self._reg_params.pop(name + '_rho')
             delattr(self, name + '_rho')
-        for name in ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos'):
+        for name in _ATTRIBUTES:
             delattr(self, name)
         self.__class__ = plain
 
@@ -242,6 +246,8 @@ class BayesBlock(Mixin):
             for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
             means = {name: gaussian.mean(mu, rho) for name, (mu, rho, _) in values.items()}
+            if autograd.is_recording() and self._is_half_frozen():
+                means = _tied(F, means)
             return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(means)))
         traced = F is symbol
         frame = current_frame(F) or Frame(None, traced, with_terms=False)
@@ -249,10 +255,16 @@ class BayesBlock(Mixin):
         portable = traced and not (frame.with_terms or self._active)
 
         def take(kind):
-            return {name: frame.take(Request(F, self._rhos[name], *value, kind=kind, portable=portable))
-                    for name, value in values.items()}
+            parts = {name: frame.take(Request(F, self._rhos[name], *value, kind=kind, portable=portable))
+                     for name, value in values.items()}
+            return _tied(F, parts) if self._is_half_frozen() else parts
 
         return self._estimate(F, take, x, *args, **params)
+
+    def _is_half_frozen(self):
+        """Whether some of the layer's posterior is frozen, and some of it learns."""
+        learns = {param.grad_req != 'null' for rho in self._rhos.values() for param in (rho.mu, rho)}
+        return len(learns) > 1
 
     def _call_cached_op(self, *args):
         if runs_eagerly(self):
@@ -306,6 +318,26 @@ class BayesBlock(Mixin):
         return '%s, %s)' % (base[:-1], ours) if base.endswith(')') else base
 
 
+#: The names that a Bayesian layer has beside those of all Gluon blocks.
+RESERVED = frozenset(_ATTRIBUTES).union(
+    name for name in vars(BayesBlock) if not name.startswith('__') and not hasattr(HybridBlock, name))
+
+
+def _tied(F, parts):
+    """``parts``, name -> array or tuple of arrays, with the same values, but if one has a gradient, then all.
+
+    MXNet's FullyConnected in float32 computes the gradient of a bias only beside that of its weight: where the weight
+    is frozen, and its bias learns, the bias would get what happens to stand in its memory.
+    """
+    if isinstance(next(iter(parts.values())), tuple):
+        tied = [_tied(F, dict(zip(parts, same_kind))) for same_kind in zip(*parts.values())]
+        return {name: tuple(each[name] for each in tied) for name in parts}
+    totals = [F.reshape(F.sum(part), shape=(1,)) for part in parts.values()]
+    # The shape must not be asked of a broadcast, through which Gluon does not infer the Parameters' own.
+    return {name: F.add_n(part, *[F.broadcast_mul(F.zeros_like(part), total) for total in totals])
+            for name, part in parts.items()}
+
+
 def can_have_posterior(param: Parameter, constants: bool = True) -> bool:
     """Whether ``param`` can be a mu; one whose ``grad_req`` is 'null' cannot if ``constants``.
 
@@ -339,6 +371,11 @@ def check_served(cls: type) -> None:
         raise TypeError('a Bayesian layer must have a hybrid_forward, which is handed the weights that are drawn '
                         '(saw: %s, which derives from %s): %s' % (name, layer.__name__, advice))
     for base in own:
+        taken = RESERVED.intersection(vars(base)) if base in blocks else ()
+        if taken:
+            raise TypeError('a Bayesian layer must have its own %s, which would replace that of the Gluon block it '
+                            'derives from: give that another name (saw: %s.%s)' % (
+                                min(taken), base.__name__, min(taken)))
         for method in ('__call__', 'forward'):
             if method in vars(base) and not _mentions(vars(base)[method], ('super', method, 'hybrid_forward')):
                 raise TypeError('a Bayesian layer must compute its output in hybrid_forward, which is handed the '

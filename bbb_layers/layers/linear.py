@@ -122,17 +122,33 @@ class BayesConv3D(_BayesConv, nn.Conv3D):
     """3D convolution with a posterior over its weights and biases; arguments, input and output as ``nn.Conv3D``."""
 
 
-class BayesConv1DTranspose(_BayesConv, TransposedByConvolution, nn.Conv1DTranspose):
+class _BayesTransposed(_BayesConv):
+    """Mixin for the transposed convolutions."""
+
+    _undone_in_plain = True
+
+    def _check_dtype(self, dtype, params):
+        super()._check_dtype(dtype, params)
+        if np.dtype(dtype) == np.float64 and any(
+                kernel > 1 and stride > 1 and dilate > 1 for kernel, stride, dilate in zip(
+                    *(self._kwargs[name] for name in ('kernel', 'stride', 'dilate')))):
+            raise ValueError("dtype of %s must be float32 where both strides and dilation are above 1, since MXNet "
+                             "1.9.1's layer, which predict and to_deterministic run, has wrong outputs in float64 "
+                             '(saw: strides=%s, dilation=%s)' % (
+                                 type(self).__name__, self._kwargs['stride'], self._kwargs['dilate']))
+
+
+class BayesConv1DTranspose(_BayesTransposed, TransposedByConvolution, nn.Conv1DTranspose):
     """Transposed 1D convolution with a posterior over its weights and biases; arguments, input and output as
     ``nn.Conv1DTranspose``, with the operator of :mod:`bbb_layers.layers.transposed`."""
 
 
-class BayesConv2DTranspose(_BayesConv, TransposedByConvolution, nn.Conv2DTranspose):
+class BayesConv2DTranspose(_BayesTransposed, TransposedByConvolution, nn.Conv2DTranspose):
     """Transposed 2D convolution with a posterior over its weights and biases; arguments, input and output as
     ``nn.Conv2DTranspose``, with the operator of :mod:`bbb_layers.layers.transposed`."""
 
 
-class BayesConv3DTranspose(_BayesConv, TransposedByConvolution, nn.Conv3DTranspose):
+class BayesConv3DTranspose(_BayesTransposed, TransposedByConvolution, nn.Conv3DTranspose):
     """Transposed 3D convolution with a posterior over its weights and biases; arguments, input and output as
     ``nn.Conv3DTranspose``, with the operator of :mod:`bbb_layers.layers.transposed`."""
 

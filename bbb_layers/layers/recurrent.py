@@ -52,16 +52,22 @@ class BayesGRU(_BayesRNNLayer, np_recurrent.GRU):
     """GRU with a posterior over all its Parameters; arguments, inputs and outputs as ``rnn.GRU``."""
 
 
-class _BayesCell(_BayesRecurrent):
+class BayesCell(_BayesRecurrent):
     """Mixin for cells: an unrolled sequence has one draw. So has a cell that is called step by step, if this is done
     inside a block which has a :class:`~bbb_layers.BBBLoss`; otherwise each step is a forward of its own."""
 
     _undone_in_plain = True
-    _not_in_float16 = 'FullyConnected'
 
     def unroll(self, length, inputs, *args, **kwargs):
         with one_forward(self, [inputs]):
             return super().unroll(length, inputs, *args, **kwargs)
+
+
+class _BayesCell(BayesCell):
+    """Mixin for Gluon's cells."""
+
+    _undone_in_plain = True
+    _not_in_float16 = 'FullyConnected'
 
 
 class BayesRNNCell(_BayesCell, np_recurrent.RNNCell):

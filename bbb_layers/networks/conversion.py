@@ -9,7 +9,7 @@ from mxnet.gluon import Block
 
 from .._mxnet.arrays import set_value, value_of
 from .._mxnet.checks import check_positive, is_one_of
-from .._mxnet.tree import copy_block, walk, walk_with_paths
+from .._mxnet.tree import copy_block, own_parameters, walk, walk_with_paths
 from ..layers import linear
 from ..posterior import gaussian
 from ..posterior.parameters import posterior_parameters
@@ -134,7 +134,8 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
             'to_bayesian leaves weights without a posterior in %d layer%s: %s. %s Leave out by where= what is meant to '
             'stay plain; posterior_summary lists all' % (
                 len(plain), 's' * (len(plain) > 1), _listed(plain, '; ', _MOST),
-                'They do not take their Parameters as arguments of hybrid_forward.' if own_blocks else
+                'They do not take their Parameters as arguments of hybrid_forward, or have a name of a Bayesian '
+                "layer's, such as prior, for something else." if own_blocks else
                 'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.'),
             UserWarning, stacklevel=2)
     return new
@@ -150,7 +151,7 @@ def _check_weights(net, chosen):
         if not np.isfinite(value_of(param).copy().asnumpy()).all():
             raise ValueError('Parameter %s must be finite (saw: NaN or infinite values)' % param.name)
     for block in walk(net):
-        for param in block._reg_params.values():
+        for param in own_parameters(block):
             if block not in chosen and param in params:
                 raise ValueError('where must choose all layers that share Parameter %s, or none (saw: not %s)' % (
                     param.name, block.name))

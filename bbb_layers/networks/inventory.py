@@ -160,6 +160,6 @@ def _own_parameters(block):
     for name, param in block._reg_params.items():
         if id(param) not in ours:
             yield name, param
-    for name, param in block.params.items():
+    for name, param in block._params.items():       # not params: that of a ResidualCell is its base cell's
         if id(param) not in held and id(param) not in ours:
             yield name, param

@@ -6,7 +6,7 @@ from mxnet.gluon import Block, nn, rnn
 from mxnet.gluon.nn.basic_layers import _BatchNorm
 
 from ..layers import linear, np_recurrent, recurrent
-from ..layers.block import BayesBlock, can_have_posterior, check_served
+from ..layers.block import RESERVED, BayesBlock, can_have_posterior, check_served
 from ..layers.transposed import TransposedByConvolution
 
 __all__ = ['BAYESIAN', 'bayesian_class']
@@ -32,7 +32,8 @@ def bayesian_class(block: Block, own_blocks: bool = False) -> Optional[Type[Baye
     """
     if type(block) in BAYESIAN:
         return BAYESIAN[type(block)]
-    if own_blocks and any(map(can_have_posterior, block._reg_params.values())):
+    # An attribute such as ``prior`` would be hidden by the layer's own.
+    if own_blocks and RESERVED.isdisjoint(vars(block)) and any(map(can_have_posterior, block._reg_params.values())):
         return _class_for(type(block))
     return None
 
@@ -58,7 +59,7 @@ def _mixins(plain):
         return None
     layer = next((base for base in plain.__mro__ if base in BAYESIAN), None)
     if layer is None:
-        return (BayesBlock,)
+        return (recurrent.BayesCell,) if issubclass(plain, rnn.RecurrentCell) else (BayesBlock,)
     mixins = BAYESIAN[layer].__bases__[:-1]
     if plain.hybrid_forward is layer.hybrid_forward or not issubclass(mixins[0], linear.BayesLinear):
         return mixins

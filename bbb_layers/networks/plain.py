@@ -6,7 +6,7 @@ from mxnet.gluon import Block
 
 from .._mxnet.arrays import set_value, value_of
 from .._mxnet.precision import widened
-from .._mxnet.tree import copy_block, walk
+from .._mxnet.tree import copy_block, own_parameters, walk
 from ..posterior import gaussian
 from ..posterior.parameters import bayesian
 
@@ -98,7 +98,7 @@ class PlainCopy(object):
             memo[id(layer)]._make_plain()
         self.context = rhos[0].mu.list_ctx()[0]
         users = {param: block for block in walk(net) if block not in layers
-                 for param in block._reg_params.values()}
+                 for param in own_parameters(block)}
         self._mixed = next(((rho.mu, users[rho.mu]) for rho in rhos if rho.mu in users), None)
 
     def set_mean(self):

@@ -107,7 +107,9 @@ class CategoricalNLLLoss(NLLLoss):
     def _nll(self, F, pred, label):
         nll = -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
         # For a label that is no class, pick takes the nearest one.
+        # Counted in float32: float16 has no whole numbers of its own beyond 2048.
         classes = F.cast(F.contrib.arange_like(F.BlockGrad(pred), axis=self._axis), dtype='float32')
+        classes = F.contrib.arange_like(classes)
         label = F.reshape_like(F.cast(label, dtype='float32'), nll)
         nll = F.where(F.take(classes, label, mode='clip') == label, nll, F.BlockGrad(nll) + math.inf)
         if self._ignore_label is None:

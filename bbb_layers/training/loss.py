@@ -229,7 +229,8 @@ class BBBLoss(Loss):
         key, last = (number, like.dtype, like.context), self._last_weight
         if last is None or last[0] != key:
             last = self._last_weight = key, ndarray.full((1,), number, ctx=like.context, dtype=like.dtype)
-        return last[1]
+        # Detached: what is an input of two recorded losses keeps the second from its backward, once the first had its.
+        return last[1].detach()
 
     def _nll_per_example(self, output, label, sample_weight, batch_size):
         is_ours = hasattr(self.likelihood, 'check_call')
