@@ -79,7 +79,7 @@ def cell(name):
     return lambda layers: Unrolled(layers[name], prefix=name.lower() + '_')
 
 
-class _Classes(object):
+class _Classes:
     def __init__(self, bayesian, options):
         self.bayesian, self.options = bayesian, options
 

@@ -92,7 +92,7 @@ def test_notebook_and_bayes_have_the_same_expected_loss(num_batches, hybridize):
             param.set_data(value)
     theirs, ours = losses(notebook, 200), losses(bayes, 200)
     error = np.sqrt(theirs.var() / theirs.size + ours.var() / ours.size)
-    print('notebook %g, BayesDense %g, standard error %g' % (theirs.mean(), ours.mean(), error))
+    print(f'notebook {theirs.mean():g}, BayesDense {ours.mean():g}, standard error {error:g}')
     assert abs(theirs.mean() - ours.mean()) < 5 * error
     # Sharp enough to tell: sigma2 = 0.012 in place of 0.01 moves the loss by 3 %, pi = 0.25 by 20 %.
     assert 5 * error < 0.02 * ours.mean()
@@ -121,7 +121,7 @@ def test_bad_flag(flag, value):
     done = run(flag, value)
     assert done.returncode != 0 and done.stdout == ''
     message = done.stderr.splitlines()[-1]
-    assert 'argument %s: ' % flag in message and value in message
+    assert f'argument {flag}: ' in message and value in message
     assert ('must be at least 1' in message) == (flag != '--seed')
 
 
@@ -271,7 +271,7 @@ def test_report():
     lines = text.splitlines()
     for row in ("the notebook's code | scale mixture | 120.00 | 120.00, 120.00 | 0.04 | 0.04, 0.05",
                 '200 | 128 | deterministic Gluon, `adam` | none | 2.00 | 2.00, 2.00 | 2.00 | 2.00, 2.00'):
-        assert '| %s | 12.5 | 150 | 100 |' % row in lines
+        assert f'| {row} | 12.5 | 150 | 100 |' in lines
     assert 'Left out: blitz: no wheel' in lines and 'make benchmark ARGS="--rounds 3"' in text
     reached = {row[0]: row[1:] for row in (line.strip('| ').split(' | ') for line in lines[lines.index('## Targets'):])}
     assert reached["training step / JAX's"] == ['at most 0.6', '0.62', 'no']        # that of the faster generator

@@ -64,7 +64,7 @@ def test_blocks_that_cannot_be_served(plain, message):
     with pytest.raises(TypeError, match=message) as caught:
         type('BayesX', (BayesBlock, plain), {})
     assert 'hybrid_forward' in str(caught.value)
-    assert 'class BayesX(BayesBlock, %s)' % plain.__name__ in str(caught.value)
+    assert f'class BayesX(BayesBlock, {plain.__name__})' in str(caught.value)
 
 
 def test_order_of_the_bases():

@@ -28,7 +28,7 @@ OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'mo
               ('adam', {'lr_scheduler': mx.lr_scheduler.FactorScheduler(2, 0.5)})]
 
 
-class Run(object):
+class Run:
     """A network with all that its training needs."""
 
     def __init__(self, optimizer='adam', options=None, ctx=None, mode=None, units=3):
@@ -109,7 +109,7 @@ def test_back_to_before_the_first_step(tmp_path, optimizer):
     assert same(*ends)
 
 
-class Plain(object):
+class Plain:
     """A network without noise on two contexts, and its Trainer."""
 
     def __init__(self, optimizer, options):
@@ -246,7 +246,7 @@ def test_other_files_are_refused(saved, tmp_path):
         run.load(str(tmp_path / 'nowhere'))
 
 
-class Bomb(object):
+class Bomb:
     def __reduce__(self):
         return os.mkdir, ('unpickled',)
 
@@ -451,7 +451,7 @@ def test_a_link_stays_and_leads_to_what_was_written(tmp_path):
 @pytest.mark.parametrize('name', ['x' * 255, '\u6f22' * 85], ids=['255 letters', '255 bytes'])
 def test_the_longest_names(tmp_path, name):
     write_atomically(str(tmp_path / name), b'old')
-    part = '.%s.abc.part' % hashlib.sha1(name.encode()).hexdigest()
+    part = f'.{hashlib.sha1(name.encode()).hexdigest()}.abc.part'
     (tmp_path / part).write_bytes(b'half')      # left by one that was killed
     write_atomically(str(tmp_path / name), b'new')
     assert os.listdir(str(tmp_path)) == [name] and (tmp_path / name).read_bytes() == b'new'
@@ -459,7 +459,7 @@ def test_the_longest_names(tmp_path, name):
 
 # ---- settings are compared, progress is restored
 
-class Linear(object):
+class Linear:
     """A network without noise, and its Trainer."""
 
     def __init__(self, optimizer='sgd', options=None, ctx=None, layers=(), use_bias=True):
@@ -587,7 +587,7 @@ def test_a_longer_schedule_after_loading(tmp_path):
     assert run.steps(4).trainer.learning_rate > 0.01
 
 
-class Plateau(object):
+class Plateau:
     """A schedule that keeps its own record."""
 
     def __init__(self, base_lr, patience):
@@ -615,7 +615,7 @@ def test_schedules_of_ones_own(tmp_path):
     run.load(path)
 
 
-class Bare(object):
+class Bare:
     """Without attributes that can be listed."""
     __slots__ = ('base_lr',)
 

@@ -730,7 +730,7 @@ def test_gradients_do_not_depend_on_grad_req(use_native, with_loss, prior, estim
         for name, array in gradients(*reqs).items():
             added = reqs[name.endswith('_rho')] == 'add'
             np.testing.assert_allclose(array, second[name] + added * first[name], rtol=1e-4, atol=1e-5,
-                                       err_msg='%s %s' % (reqs, name))
+                                       err_msg=f'{reqs} {name}')
 
 
 def two_networks(mode):

@@ -170,7 +170,7 @@ def test_int8():
 
 
 def test_a_layer_with_another_base_raises():
-    class Loud(object):
+    class Loud:
         def hybrid_forward(self, F, x, **params):
             return 2 * super().hybrid_forward(F, x, **params)
 
@@ -222,7 +222,7 @@ def test_bad_networks(convert):
         broken = copy.deepcopy(net)
         param = getattr(broken, name)
         param.set_data(nd.full(param.shape, value))
-        what = '%s of Parameter %s must be finite' % (
+        what = '{} of Parameter {} must be finite'.format(
             'sigma' if name.endswith('rho') else 'mu', getattr(broken, name.replace('_rho', '')).name)
         with pytest.raises(ValueError, match=what):
             convert(broken)

@@ -201,13 +201,13 @@ def test_best_checkpoint_and_logging(mode, tmp_path):
     assert best.best == pytest.approx(max(best.best, training.val_metrics[2].get()[1]))
     assert (tmp_path / 'model-best.params').exists() and (tmp_path / 'model-epoch2batch9.params').exists()
     line = [line for line in lines if 'Finished' in line and 'training nll' in line][-1]
-    assert 'validation elbo: %.4f' % training.val_metrics[2].get()[1] in line
+    assert f'validation elbo: {training.val_metrics[2].get()[1]:.4f}' in line
     again = network()
     again.load_parameters(str(tmp_path / 'model-epoch2batch9.params'))
     np.testing.assert_array_equal(again[0].weight.data().asnumpy(), training.net[0].weight.data().asnumpy())
 
 
-class Steps(object):
+class Steps:
     """A schedule that notes its steps."""
 
     def __init__(self):
@@ -376,7 +376,7 @@ def test_checkpoint_of_training_without_a_schedule(tmp_path):
     assert 'the states that were loaded are of training without it; its schedule goes on from step 5' in ' '.join(lines)
 
 
-class Writer(object):
+class Writer:
     """What SummaryHandler uses of a summary writer."""
 
     def __init__(self):
@@ -394,7 +394,7 @@ def test_summaries(mode):
     training = estimator(net, train_metrics=[mx.metric.Accuracy()])
     handler = SummaryHandler(writer, training.train_metrics + training.val_metrics)
     training.fit(data(), val_data=data(7, seed=4), epochs=2, event_handlers=[handler])
-    assert sorted(writer.scalars) == sorted('%s/%s' % (kind, name) for kind in ('training', 'validation')
+    assert sorted(writer.scalars) == sorted(f'{kind}/{name}' for kind in ('training', 'validation')
                                             for name in ('nll', 'kl', 'elbo', 'accuracy'))
     assert [step for step, _ in writer.scalars['validation/elbo']] == [3, 6]
     assert writer.scalars['validation/elbo'][-1][1] == training.val_metrics[2].get()[1]

@@ -98,19 +98,19 @@ def assert_close(found, wanted, before):
 @distributed
 def test_the_first_step_is_that_of_one_process(tmp_path):
     script = tmp_path / 'step.py'
-    script.write_text('''
+    script.write_text(f'''
 import gc, os, sys
-sys.path.insert(0, %r)
+sys.path.insert(0, {str(FOLDER)!r})
 import bbb_layers
 import train_mnist
 import numpy as np
 args = train_mnist.arguments(sys.argv[1:])
 net, facts = train_mnist.train(args, train_mnist.Watch(60))
-np.savez(os.path.join(args.output, 'worker-%%d.npz' %% os.getpid()),
+np.savez(os.path.join(args.output, 'worker-%d.npz' % os.getpid()),
          *[param.data().asnumpy() for param in net.collect_params().values()])
 del net
 gc.collect()
-''' % str(FOLDER))
+''')
     with started('--output', tmp_path / 'out', *STEP, script=script) as process:
         assert process.wait(timeout=240) == 0
     before, wanted = one_step(2, [train_mnist.noise_seed(5, 0, rank) for rank in range(2)])
@@ -236,7 +236,7 @@ def test_another_run_is_not_continued(tmp_path, monkeypatch):
     for flags, message in [
             (['--lr', '0.1'], 'lr 0.001'), (['--seed', '3'], 'seed 0'), (['--optimizer', 'sgd'], 'optimizer fusedadam'),
             (['--batch-size', '50'], 'batch_size 100'), (['--num-train', '300'], 'num_train 200')]:
-        with pytest.raises(ValueError, match='without the checkpoint of another run .* has: %s' % message):
+        with pytest.raises(ValueError, match=f'without the checkpoint of another run .* has: {message}'):
             run('--epochs', '3', *flags)
     with pytest.raises(ValueError, match='--epochs must be at least 2, .*saw: 1'):
         run('--epochs', '1')
@@ -252,7 +252,7 @@ def test_workers_with_other_arguments_or_data_are_found(monkeypatch):
     def told(message):
         raise RuntimeError(message)
 
-    class Store(object):
+    class Store:
         rank = 1
 
         def broadcast(self, key, value, out):
@@ -271,7 +271,7 @@ def test_workers_with_other_arguments_or_data_are_found(monkeypatch):
             (dict(run(), epoch=1), 'epoch 1'), (dict(run('--lr', '0.1'), epoch=0), 'lr 0.1'),
             (dict(run('--optimizer', 'sgd'), epoch=0), 'optimizer sgd'),
             (dict(run(arrays=[array[1:] for array in data]), epoch=0), 'data with CRC-32 [0-9a-f]{8}')]:
-        with pytest.raises(RuntimeError, match=r'\(saw: %s on rank 1, and not on rank 0\)' % message):
+        with pytest.raises(RuntimeError, match=rf'\(saw: {message} on rank 1, and not on rank 0\)'):
             train_mnist.agree(store, None, False, **dict(sorted(settings.items(), key=lambda pair: pair[0] != 'epoch')))
 
 

@@ -20,7 +20,7 @@ def test_bad_seeds(text, tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse('--output', tmp_path / 'out', '--seed=' + text)
     errors = capsys.readouterr().err
-    assert '--seed: must be a whole number from 0 to 2147483647 (saw: %r)' % text in errors
+    assert f'--seed: must be a whole number from 0 to 2147483647 (saw: {text!r})' in errors
     assert not (tmp_path / 'out').exists()
 
 
@@ -48,7 +48,7 @@ def test_a_bad_output_is_found_before_any_work(script, name, tmp_path, monkeypat
     with pytest.raises(SystemExit) as error:
         module.main()
     errors = capsys.readouterr().err
-    assert error.value.code == 2 and errors.startswith('usage: %s.py ' % script)
+    assert error.value.code == 2 and errors.startswith(f'usage: {script}.py ')
     assert '--output: must be a folder, to be made or there, that files can be written to (saw: %s; ' % (
         tmp_path / name) in errors
     assert (tmp_path / 'file').read_text() == 'keep'

@@ -16,7 +16,7 @@ from bbb_layers import BayesDense, BBBLoss, GaussianPrior, PoissonNLLLoss
 from bbb_layers.training import finite
 
 
-class Run(object):
+class Run:
     def __init__(self, mode=None, optimizer='sgd', learning_rate=0.01, ctx=None, **options):
         mx.random.seed(3)
         self.ctx = ctx or mx.cpu()
@@ -70,9 +70,9 @@ def test_the_one_layer_is_named_and_the_step(mode, name):
     message = str(caught[0].message)
     assert 'first not finite in call 4 of the loss' in message
     attribute = name.replace('_rho', '')
-    assert re.search(r'KL divergence of layer net_last \(%s\) \((nan|inf)\)' % attribute, message)
+    assert re.search(rf'KL divergence of layer net_last \({attribute}\) \((nan|inf)\)', message)
     assert 'KL divergence of layer net_first' not in message
-    assert re.search(r'not finite now: layer net_last \(%s\) \(\d+ values\)\. Is' % name, message)
+    assert re.search(rf'not finite now: layer net_last \({name}\) \(\d+ values\)\. Is', message)
     assert len(caught) == 1
 
 

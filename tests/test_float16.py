@@ -225,8 +225,7 @@ def test_what_the_cpu_lacks_raises_and_leaves_the_network_alone(layer, arguments
     hybridize(net, mode)
     before = {name: (param.dtype, param.shape) for name, param in net.collect_params().items()}
     values = net[1].weight.data().asnumpy()
-    message = r'if it is a %s, since MXNet 1.9.1 has no %s in float16 there \(saw: float16 for %s\)' % (
-        layer.__name__, operator, inner[0].name)
+    message = rf'if it is a {layer.__name__}, since MXNet 1.9.1 has no {operator} in float16 there \(saw: float16 for {inner[0].name}\)'
     for target in (net, inner, inner[0]):
         for dtype in ('float16', np.float16, np.dtype('float16')):
             with pytest.raises(ValueError, match=message):
@@ -235,7 +234,7 @@ def test_what_the_cpu_lacks_raises_and_leaves_the_network_alone(layer, arguments
     np.testing.assert_array_equal(net[1].weight.data().asnumpy(), values)
     assert net[1].weight.data().dtype == np.float32
     if 'dtype' in str(layer.__signature__):
-        with pytest.raises(ValueError, match='no %s in float16' % operator):
+        with pytest.raises(ValueError, match=f'no {operator} in float16'):
             layer(*arguments, dtype='float16')
 
 
@@ -257,7 +256,7 @@ def test_weights_that_float16_cannot_hold():
     net.add(BayesEmbedding(3, 2), BayesEmbedding(3, 2))
     net.initialize()
     net[1].weight.set_data(nd.full((3, 2), 7e4))
-    with pytest.raises(ValueError, match=r'between -65504 and 65504 .*saw: 70000 in Parameter %s' % net[1].weight.name):
+    with pytest.raises(ValueError, match=rf'between -65504 and 65504 .*saw: 70000 in Parameter {net[1].weight.name}'):
         net.cast('float16')
     assert {param.data().dtype for param in net.collect_params().values()} == {np.float32}
     net[1].weight.set_data(nd.full((3, 2), -65504))
@@ -272,7 +271,7 @@ def test_the_largest_weight_that_float16_can_hold(sign):
     layer.initialize()
     weights = [[0.5, -0.25], [sign * 65520., 1.]]
     layer.weight.set_data(nd.array(weights))
-    with pytest.raises(ValueError, match='between -65504 and 65504 .*saw: 65520 in Parameter %s' % layer.weight.name):
+    with pytest.raises(ValueError, match=f'between -65504 and 65504 .*saw: 65520 in Parameter {layer.weight.name}'):
         layer.cast('float16')
     np.testing.assert_array_equal(layer.weight.data().asnumpy(), weights)
     weights[1][0] = sign * 65504.

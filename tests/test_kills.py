@@ -188,10 +188,10 @@ def test_a_folder_that_becomes_read_only(tmp_path):
     path = tmp_path / 'file'
     checkpoint.write_atomically(str(path), b'old')
     tmp_path.chmod(0o555)
-    script = 'from bbb_layers.checkpoint import write_atomically; write_atomically(%r, b"new")' % str(path)
+    script = f'from bbb_layers.checkpoint import write_atomically; write_atomically({str(path)!r}, b"new")'
     try:
         code, _, errors = finish(['-c', script], preexec_fn=drop_the_right_to_write_anywhere)
     finally:
         tmp_path.chmod(0o755)
-    assert code == 1 and "PermissionError: [Errno 13] Permission denied: '%s'" % path in errors
+    assert code == 1 and f"PermissionError: [Errno 13] Permission denied: '{path}'" in errors
     assert files(tmp_path) == {'file': b'old'}

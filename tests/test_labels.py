@@ -66,8 +66,7 @@ def test_labels_outside_the_classes(wrong, mode):
     with pytest.raises(FloatingPointError, match='NLL.*labels that are no class'):
         loss_fn.check_finite()
     with pytest.warns(RuntimeWarning, match='not finite in call'):
-        with pytest.raises(ValueError, match=r'label must be whole numbers from 0 to 2; give ignore_label .*\(saw: %s\)'
-                           % re.escape(repr(wrong))):
+        with pytest.raises(ValueError, match=rf'label must be whole numbers from 0 to 2; give ignore_label .*\(saw: {re.escape(repr(wrong))}\)'):
             loss_fn(net(data), label)
     with pytest.raises(ValueError, match='label must be whole numbers'):
         CategoricalNLLLoss()(net(data), label)

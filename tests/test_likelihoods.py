@@ -47,7 +47,7 @@ REGRESSION = [
     (BernoulliNLLLoss, {}, lambda y, z: stats.bernoulli.logpmf(y > 0, special.expit(z))),
     (PoissonNLLLoss, {}, lambda y, z: stats.poisson.logpmf(np.round(abs(3 * y)), np.exp(z))),
 ]
-IDS = ['%s-%s' % (loss.__name__, kwargs) for loss, kwargs, _ in REGRESSION]
+IDS = [f'{loss.__name__}-{kwargs}' for loss, kwargs, _ in REGRESSION]
 TARGETS = {BernoulliNLLLoss: lambda y: y > 0, PoissonNLLLoss: lambda y: np.round(abs(3 * y))}
 
 

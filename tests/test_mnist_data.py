@@ -98,7 +98,7 @@ def test_missing_folder(tmp_path):
         load_mnist(str(tmp_path / 'nowhere'))
 
 
-@pytest.mark.skipif(not MNIST.is_dir(), reason='the real MNIST files are not in %s' % MNIST)
+@pytest.mark.skipif(not MNIST.is_dir(), reason=f'the real MNIST files are not in {MNIST}')
 def test_real_mnist():
     train_images, train_labels, test_images, test_labels = load_mnist(str(MNIST))
     assert train_images.shape == (60000, 28, 28) and test_images.shape == (10000, 28, 28)

@@ -91,7 +91,7 @@ def test_saved_parameters_are_not_pruned_and_load_again(trained):
     code, again, _ = run(*SMALL + ['--load', folder / 'mnist.params'])
     assert code == 0
     last = [line.split() for line in output.splitlines() if line.split()[0] == '2'][0]
-    assert 'train accuracy %s, test accuracy %s' % (last[2], last[3]) in again
+    assert f'train accuracy {last[2]}, test accuracy {last[3]}' in again
     assert table(again) == table(output)
 
 
@@ -121,7 +121,7 @@ def test_bad_data_leaves_everything_alone(tmp_path, trained):
     path = data / 'train-images-idx3-ubyte'
     path.write_bytes(path.read_bytes()[:-5])
     before = files(trained[0])
-    fails('%s: truncated' % path, '--data', data, '--output', trained[0], '--overwrite')
+    fails(f'{path}: truncated', '--data', data, '--output', trained[0], '--overwrite')
     assert files(trained[0]) == before
     fails('no such folder', '--data', tmp_path / 'nowhere', '--output', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -168,10 +168,10 @@ def test_interrupt_leaves_the_last_finished_epochs_parameters(tmp_path):
         errors = process.stderr.read()
     assert process.returncode == 130 and 'Traceback' not in errors
     epoch, _, train, test = epochs[-1].split()
-    assert 'interrupted; parameters kept: epoch %s, in ' % epoch in errors
+    assert f'interrupted; parameters kept: epoch {epoch}, in ' in errors
     assert set(files(tmp_path / 'out')) == {'mnist.params', 'mnist.checkpoint'}
     code, output, _ = run(*small + ['--load', tmp_path / 'out' / 'mnist.params'])
-    assert code == 0 and 'train accuracy %s, test accuracy %s' % (train, test) in output
+    assert code == 0 and f'train accuracy {train}, test accuracy {test}' in output
 
 
 def test_resume_goes_on_to_the_same_results(trained, tmp_path):

@@ -83,10 +83,9 @@ def run(*args, **kwargs):
 
 def assert_used(result, folder):
     (available, weight), log = result
-    assert available == 'True True %s' % native.instruction_set() and weight == '[0.5, 0.5, 0.5]'
+    assert available == f'True True {native.instruction_set()}' and weight == '[0.5, 0.5, 0.5]'
     assert len(log) == 1
-    assert re.fullmatch(r'bbb_layers INFO: native operators are in use: %s/native-[0-9a-f]{16}\.so, %s' % (
-        re.escape(str(folder)), native.instruction_set()), log[0])
+    assert re.fullmatch(rf'bbb_layers INFO: native operators are in use: {re.escape(str(folder))}/native-[0-9a-f]{{16}}\.so, {native.instruction_set()}', log[0])
 
 
 def assert_not_used(result, reason):

@@ -351,7 +351,7 @@ def test_after_training():
         copy = posterior_as_prior(net)
         assert kl_divergence(copy).asnumpy()[0] < 1e-3 < kl_divergence(net).asnumpy()[0]
         assert prune(net, 0.5) == np.floor((6 * 6 + 5 * 3) / 2)
-        results += [net(data), kl_divergence(net), signal_to_noise(net)['%s' % net[0].weight.name]]
+        results += [net(data), kl_divergence(net), signal_to_noise(net)[f'{net[0].weight.name}']]
         assert all(type(value) is kind(array) for value in results)
         nll = metrics.MonteCarloNLL()
         nll.update(labels, probs)
@@ -413,7 +413,7 @@ def test_sparse_layers_say_that_there_are_no_sparse_np_arrays():
                 make()
 
 
-class Writer(object):
+class Writer:
     """What SummaryHandler uses of a summary writer."""
 
     def __init__(self):

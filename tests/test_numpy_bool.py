@@ -55,8 +55,8 @@ def test_setup_refuses_other_pythons_by_name_and_reason(version, good):
     if not (ROOT / 'bbb_layers').exists():
         pytest.skip('setup.py reads the version of the package beside it, and these tests run on an installed one')
     # setuptools itself would not run as another version, and what setup() does then is not the question.
-    code = ('import sys, setuptools; setuptools.setup = lambda **_: None; sys.version_info = %r + (0,); '
-            'exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py"})' % (version,))
+    code = (f'import sys, setuptools; setuptools.setup = lambda **_: None; sys.version_info = {version!r} + (0,); '
+            'exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py"})')
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, universal_newlines=True, cwd=str(ROOT))
     print(done.stdout)

@@ -21,7 +21,7 @@ def test_what_they_hold():
     """Each mu and each rho once, nothing of plain layers, and nothing of a learnable prior."""
     net = make_net()
     means, rhos = mu_params(net), rho_params(net)
-    names = ['net_bayeslstm0_l0_%s_%s' % (gate, kind) for gate in ('i2h', 'h2h') for kind in ('weight', 'bias')]
+    names = [f'net_bayeslstm0_l0_{gate}_{kind}' for gate in ('i2h', 'h2h') for kind in ('weight', 'bias')]
     names += ['net_bayesdense0_weight', 'net_bayesdense0_bias']
     assert sorted(means) == sorted(names) and sorted(rhos) == sorted(name + '_rho' for name in names)
     everything = net.collect_params()

@@ -249,7 +249,7 @@ def test_pruning_curve_is_readable_near_100_percent():
     assert_apart(labels)
     assert labels[0].get_text() == '100' and len(labels) > 9
     for tick, label in zip(ax.get_xticks(), labels):
-        assert tick in 100 * fractions and label.get_text() == '%.4g' % tick
+        assert tick in 100 * fractions and label.get_text() == f'{tick:.4g}'
     at = ax.transData.transform([(value, 0) for value in (0, 95, 98, 100)])[:, 0]
     np.testing.assert_allclose((at - at[0]) / (at[3] - at[0]), 1 - np.sqrt([1, 0.05, 0.02, 0]), atol=1e-9)
 

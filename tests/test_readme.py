@@ -38,7 +38,7 @@ def test_snippets_run(tmp_path, monkeypatch):
 
 def test_what_it_names_exists():
     for target in re.findall(r'(?:^|`)make (\w+)', README, re.MULTILINE):
-        assert re.search('^%s:' % target, (ROOT / 'Makefile').read_text(), re.MULTILINE), target
+        assert re.search(f'^{target}:', (ROOT / 'Makefile').read_text(), re.MULTILINE), target
     for name in bbb_layers.__all__:
         assert hasattr(bbb_layers, name), name
 
@@ -56,6 +56,6 @@ def test_every_example_has_its_place_in_the_gallery():
     text = (ROOT / 'examples' / 'README.md').read_text(encoding='utf-8')
     helpers = {'example.py', 'mnist_arguments.py', 'mnist_data.py'}
     for path in (ROOT / 'examples').glob('*.py'):
-        assert path.name in helpers or '](%s)' % path.name in text, path.name
+        assert path.name in helpers or f']({path.name})' in text, path.name
     for path in (ROOT / 'examples' / 'images').glob('*.png'):
-        assert '(images/%s)' % path.name in text, path.name
+        assert f'(images/{path.name})' in text, path.name

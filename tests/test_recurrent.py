@@ -34,7 +34,7 @@ def data(layer=None):
     return nd.random.normal(shape=shape)
 
 
-@pytest.fixture(params=range(len(LAYERS)), ids=['%s-%s' % (ours.__name__, kwargs) for ours, _, kwargs in LAYERS])
+@pytest.fixture(params=range(len(LAYERS)), ids=[f'{ours.__name__}-{kwargs}' for ours, _, kwargs in LAYERS])
 def layers(request, mode):
     ours, theirs, kwargs = LAYERS[request.param]
     layer, plain = bayesian(ours, H, **kwargs), theirs(H, **kwargs)

@@ -214,26 +214,26 @@ def test_bad_data_is_told_before_anything_is_trained(tmp_path, quick, monkeypatc
 def test_the_first_failure_ends_all_and_children_end_with_their_parent(tmp_path, monkeypatch):
     """A script in the place of mnist.py, whose second run fails, and whose others wait for their parent's end."""
     script = tmp_path / 'mnist.py'
-    script.write_text("""import importlib.util, pathlib, sys, time
-sys.path.append(%r)
+    script.write_text(f"""import importlib.util, pathlib, sys, time
+sys.path.append({str(FOLDER)!r})
 spec = importlib.util.spec_from_file_location('real', sys.path[-1] + '/mnist.py')
 real = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(real)
 name = sys.argv[-1]
 real.end_with_parent()
-(pathlib.Path(%r) / name).touch()
+(pathlib.Path({str(tmp_path)!r}) / name).touch()
 if name == 'run1':
     sys.exit(3)
 time.sleep(600)
-""" % (str(FOLDER), str(tmp_path)))
+""")
     monkeypatch.setattr(mnist, 'HERE', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['mnist.py'])
 
-    class Named(object):
+    class Named:
         def __init__(self, name):
             self.name = name
 
-    class Args(object):
+    class Args:
         jobs = 2
     start = time.monotonic()
     with pytest.raises(SystemExit, match='run run1 ended with exit status 3'):
@@ -253,7 +253,7 @@ def test_damaged_checkpoints_and_missing_ones_leave_the_pictures_of_weights_alon
         results[run.name]['errors'] = [9., 4., 2.]
     (tmp_path / (finals[0].name + '.checkpoint')).write_bytes(b'damaged')
 
-    class Args(object):
+    class Args:
         output, work = str(tmp_path), str(tmp_path)
     report.write(results, Args)
     assert 'No pictures of the weights' in capsys.readouterr().out

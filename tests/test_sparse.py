@@ -372,7 +372,7 @@ def test_unknown_in_units(mode):
 
 @pytest.mark.parametrize('dtype', ['float16', 'int32'])
 def test_bad_dtype(dtype):
-    message = r'dtype of a sparse layer must be float32 or float64 \(saw: %s\)' % dtype
+    message = rf'dtype of a sparse layer must be float32 or float64 \(saw: {dtype}\)'
     with pytest.raises(ValueError, match=message):
         SparseDense(5, dtype=dtype)
     layer = SparseDense(5, in_units=7)
