@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Gluon's layers with a posterior: a mixin, and the layers that it makes.
+"""Gluon's layers with a posterior: a mixin, and the layers that are made with it.
 
-``block`` is the mixin, ``estimators`` say how the noise of the weights reaches a layer's output, and ``linear`` and
-``recurrent`` have the layers. ``transposed`` and ``np_recurrent`` mend Gluon's own layers where theirs fail. This room
-imports ``forward``, ``posterior`` and ``_mxnet``.
+``block`` has the mixin, ``estimators`` says how the noise of the weights reaches a layer's output, and ``linear`` and
+``recurrent`` have the layers. ``transposed`` and ``np_recurrent`` repair Gluon's own layers where MXNet 1.9.1 fails.
+This subpackage imports ``forward``, ``posterior`` and ``_mxnet``.
 """

@@ -25,7 +25,7 @@ __all__ = ['BayesBlock']
 
 check_casts_first()
 
-#: What a Bayesian layer keeps beside its Parameters; ``_configure`` makes them.
+#: The attributes of a Bayesian layer beside its Parameters; ``_configure`` sets them.
 _ATTRIBUTES = ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos')
 
 
@@ -34,9 +34,9 @@ class BayesBlock(Mixin):
 
     .. math:: w = \mu + \sigma \odot \epsilon, \quad \sigma = \log(1 + e^\rho), \quad \epsilon \sim N(0, I)
 
-    ``class BayesDense(BayesBlock, nn.Dense)`` is all that a layer needs: signature, shape inference and forward stay
-    Gluon's. A Parameter ``weight`` of the block becomes the posterior's mean mu, under its own name, and
-    ``weight_rho`` beside it carries sigma. ``hybrid_forward`` draws the weights and hands them to the block's own
+    ``class BayesDense(BayesBlock, nn.Dense)`` defines a complete layer: its signature, shape inference and forward
+    stay Gluon's. A Parameter ``weight`` of the block becomes the posterior's mean mu and keeps its name, and a second
+    Parameter, ``weight_rho``, carries sigma. ``hybrid_forward`` draws the weights and passes them to the block's own
     ``hybrid_forward``. As with Dropout, ``autograd.is_training()`` alone decides what runs: a fresh draw in train
     mode, the posterior mean in predict mode. In a network that has a :class:`~bbb_layers.BBBLoss`, a Parameter that
     is used several times in one forward has one draw.
@@ -47,50 +47,54 @@ class BayesBlock(Mixin):
     Parameters
     ----------
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
-        Prior of every weight. Layers that share Parameters share their prior, which is then the default.
-    bias_prior : Prior, default that of the weights
-        Prior of the Parameters that are attributes whose names end in ``bias``.
+        Prior of every weight. Layers that share Parameters share one prior: if this layer is made with the Parameters
+        of another layer, the default is the prior of the other layer.
+    bias_prior : Prior, default the same as ``prior``
+        Prior of the Parameters whose attribute names end in ``bias``.
     initial_sigma : float, default 0.05
         Standard deviation of the posterior at the start, positive and finite.
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
         How the noise of the weights reaches the output; see :mod:`bbb_layers.layers.estimators`. Layers that are not
-        linear in their weights and input have only 'sample'.
+        linear in their weights and in their input have only 'sample'.
     kl : {'auto', 'sample'}, default 'auto'
-        Whether the KL divergence takes its closed form where the prior has one, or is always sampled.
+        With 'auto', the KL divergence takes its closed form where the prior has one, and is sampled otherwise. With
+        'sample', it is always sampled.
     *args, **kwargs
-        As the Gluon layer takes them.
+        The arguments of the Gluon layer.
 
     Raises
     ------
     TypeError
-        If ``prior`` or ``bias_prior`` is not a Prior. Already where the class is defined, if its Gluon block is no
-        HybridBlock, or computes its output without ``hybrid_forward``, so that it would never see a draw; or if its
-        class has a name of this one's, such as ``posterior``, for something else.
+        If ``prior`` or ``bias_prior`` is not a Prior. The definition of the class raises it if the Gluon block is not
+        a HybridBlock; if the block computes its output without ``hybrid_forward``, so that it would never see a draw;
+        or if the class of the block has a name of this mixin, such as ``posterior``, for something else.
     ValueError
-        If the layer has no such ``estimator`` or ``kl``, ``initial_sigma`` is not positive and finite, a dtype is
-        none of float16, float32 and float64 or one in which the layer cannot run (see
-        ``bbb_layers._mxnet.precision``), or ``prior`` or ``kl`` is not that of the layer that this one shares its
-        Parameters with.
+        If the layer does not have the ``estimator``, ``kl`` is neither 'auto' nor 'sample', ``initial_sigma`` is not
+        positive and finite, a dtype is not float16, float32 or float64, the layer cannot run in this dtype (see
+        ``bbb_layers._mxnet.precision``), or this layer shares Parameters with another layer and is given a ``prior``
+        or a ``kl='sample'`` that the other layer does not have.
 
     References
     ----------
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, section 3.2.
     """
 
-    #: Says of a mixin itself that :meth:`_make_plain` undoes all of the Gluon layer's methods that it overrides.
+    #: A mixin that defines this attribute declares that :meth:`_make_plain` undoes all of its overrides of the Gluon
+    #: layer's methods. The attribute is not inherited: it counts for the class in whose body it stands.
     _undone_in_plain = True
-    #: What the layer takes as ``estimator``.
+    #: The values of ``estimator`` that the layer accepts.
     _estimators: Tuple[str, ...] = ('sample',)
-    #: The operator of the layer's that MXNet does not have in float16 on a CPU.
+    #: The operator of the layer that MXNet does not have in float16 on a CPU, if there is such an operator.
     _not_in_float16: Optional[str] = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if 'hybrid_forward' in cls.__dict__:
-            raise TypeError(f'{cls.__name__} must not define hybrid_forward itself, as this would replace the one that draws its '
-                            f'weights: define it in a HybridBlock X, and then class {cls.__name__}(BayesBlock, X)')
+            raise TypeError(f'{cls.__name__} must not define hybrid_forward itself, as this would replace the '
+                            'hybrid_forward that draws the weights: define it in a HybridBlock X, and then class '
+                            f'{cls.__name__}(BayesBlock, X)')
         check_served(cls)
-        # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
+        # help() then shows the arguments of the Gluon layer and of this mixin, instead of *args and **kwargs.
         if '__init__' not in cls.__dict__ and issubclass(cls, HybridBlock):
             cls.__signature__ = _joint_signature(cls)
 
@@ -107,7 +111,7 @@ class BayesBlock(Mixin):
             raise ValueError(f"kl must be 'auto' or 'sample' (saw: {kl!r})")
         check_prior('prior', prior)
         check_prior('bias_prior', bias_prior)
-        self._given_priors = {False: prior, True: prior if bias_prior is None else bias_prior}     # by "is a bias"
+        self._given_priors = {False: prior, True: prior if bias_prior is None else bias_prior}     # key: for a bias
         self._sampled_kl = kl == 'sample'
         self._initial_sigma = check_positive('initial_sigma', initial_sigma)
         self._estimator = estimator
@@ -124,16 +128,16 @@ class BayesBlock(Mixin):
             if issubclass(base, BayesBlock) and '_undone_in_plain' not in vars(base):
                 for name in vars(base):
                     if callable(getattr(plain, name, None)) and name not in ('__init__', '__repr__', '__class__'):
-                        raise TypeError('a Bayesian layer must leave the methods of its Gluon layer alone to be made '
-                                        f'deterministic: put them into a layer X, and then class {cls.__name__}(BayesBlock, X) '
-                                        f'(saw: {base.__name__}.{name})')
+                        raise TypeError('a Bayesian layer must not override methods of its Gluon layer if it is to be '
+                                        'made deterministic: put the methods into a layer X, and then class '
+                                        f'{cls.__name__}(BayesBlock, X) (saw: {base.__name__}.{name})')
         return plain
 
     @classmethod
     def _make_bayesian(cls, layer, constants, **arguments):
-        """Turn a plain Gluon ``layer`` into one of this class; all that refers to it sees the change.
+        """Turn a plain Gluon ``layer`` into a layer of this class, in place: all references to it see the change.
 
-        ``constants`` says whether Parameters with ``grad_req`` 'null' are constants, or else frozen means.
+        With ``constants``, Parameters whose ``grad_req`` is 'null' are constants; without it, they are frozen means.
         """
         layer.__class__ = cls
         layer._configure(**arguments)
@@ -142,12 +146,12 @@ class BayesBlock(Mixin):
                 layer._add_rho(name, param)
 
     def _make_plain(self):
-        """Turn this layer into its plain Gluon layer, without rho; all that refers to it sees the change."""
+        """Turn this layer into its plain Gluon layer, without rho, in place: all references to it see the change."""
         plain = self._plain_class()
         for name, rho in self._rhos.items():
             self._remove_prior_parameters(name)
             rho.mu.__dict__.pop('_rho', None)
-            self.params._params.pop(rho.name, None)     # there may be two attributes for one Parameter
+            self.params._params.pop(rho.name, None)     # two attributes may hold one Parameter
             self._reg_params.pop(name + '_rho')
             delattr(self, name + '_rho')
         for name in _ATTRIBUTES:
@@ -181,14 +185,15 @@ class BayesBlock(Mixin):
                              f'(saw: Parameter {mu.name} with grad_stype {mu._grad_stype!r})')
         is_bias = name.endswith('bias')
         prior = self._given_priors[is_bias]
-        rho = getattr(mu, '_rho', None)      # from a layer this one shares its Parameters with
+        rho = getattr(mu, '_rho', None)      # set if another layer has this Parameter too
         if rho is None:
             rho = RhoParameter(mu, self._initial_sigma, default_prior if prior is None else prior, self._sampled_kl,
                                is_bias)
             mu._rho = rho
         self.params._params[rho.name] = rho
         if prior is not None and prior != rho.prior:
-            raise ValueError(f'prior must be that of the layer which shares Parameter {mu.name}, {rho.prior!r} (saw: {prior!r})')
+            raise ValueError(f'prior must be that of the layer which shares Parameter {mu.name}, {rho.prior!r} '
+                             f'(saw: {prior!r})')
         if self._sampled_kl and not rho.sampled_kl:
             raise ValueError(f"kl must be that of the layer which shares Parameter {mu.name}, 'auto' (saw: 'sample')")
         self._rhos[name] = rho
@@ -210,8 +215,9 @@ class BayesBlock(Mixin):
     def _collect_params_with_prefix(self, prefix=''):
         if super()._collect_params_with_prefix.__func__ is Block._collect_params_with_prefix:
             return super()._collect_params_with_prefix(prefix)
-        # The block has names of its own for its Parameters, by patterns that know of no rho: it is shown the others.
-        ours = {}       # attribute name of a mu -> endings of what belongs to it
+        # The block makes the names of its Parameters by patterns of its own, which do not know rho. So its method runs
+        # without rho and the Parameters of priors, and these get their names from the name of their mu.
+        ours = {}       # attribute name of a mu -> endings of the Parameters that belong to it
         for name, rho in self._rhos.items():
             ours[name] = ['_rho'] + ['_' + prior_name for prior_name in rho.prior_parameters]
         hidden = {name + ending for name, endings in ours.items() for ending in endings}
@@ -227,11 +233,11 @@ class BayesBlock(Mixin):
         return found
 
     def _check_cast(self, dtype):
-        """What ``cast`` of a network asks all its layers before it changes one."""
+        """The check that ``cast`` of a network makes of all its layers before it changes any of them."""
         self._check_dtype(dtype, [rho.mu for rho in self._rhos.values()])
 
     def _check_dtype(self, dtype, params):
-        """ValueError if ``params``, mu of this layer's, cannot be of ``dtype``."""
+        """Raise ValueError if ``params``, which are mu of this layer, cannot have the ``dtype``."""
         if check_dtype('a Bayesian layer', dtype, ('float16', 'float32', 'float64')) == np.float16:
             for param in params:
                 check_float16(self, param, self._not_in_float16)
@@ -260,7 +266,7 @@ class BayesBlock(Mixin):
         return self._estimate(F, take, x, *args, **params)
 
     def _is_half_frozen(self):
-        """Whether some of the layer's posterior is frozen, and some of it learns."""
+        """Whether some Parameters of the layer's posterior are frozen while others learn."""
         learns = {param.grad_req != 'null' for rho in self._rhos.values() for param in (rho.mu, rho)}
         return len(learns) > 1
 
@@ -270,7 +276,7 @@ class BayesBlock(Mixin):
         return super()._call_cached_op(*args)
 
     def _estimate(self, F, take, x, *args, **params):
-        """The layer's output for weights from ``take(kind)``: attribute name -> what the kind says."""
+        """The layer's output. ``take(kind)`` returns attribute name -> what ``kind`` makes of the posterior."""
         return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(take(gaussian.Kind.DRAW))))
 
     def posterior(self, ctx: Optional[Context] = None) -> Dict[str, Tuple[NDArray, NDArray]]:
@@ -278,13 +284,13 @@ class BayesBlock(Mixin):
 
         Parameters
         ----------
-        ctx : Context, default the first that the layer is initialized on
+        ctx : Context, default the first context that the layer is initialized on
 
         Returns
         -------
         dict
-            Parameter's attribute name -> (mu, sigma), NDArrays in the Parameter's shape and without gradient; both
-            are 0 where the weight is pruned.
+            Attribute name of the Parameter -> (mu, sigma), NDArrays in the Parameter's shape and without gradient.
+            Both are 0 where the weight is pruned.
 
         Raises
         ------
@@ -316,30 +322,31 @@ class BayesBlock(Mixin):
         return f'{base[:-1]}, {ours})' if base.endswith(')') else base
 
 
-#: The names that a Bayesian layer has beside those of all Gluon blocks.
+#: The names of attributes that a Bayesian layer has, and that Gluon's blocks in general do not have.
 RESERVED = frozenset(_ATTRIBUTES).union(
     name for name in vars(BayesBlock) if not name.startswith('__') and not hasattr(HybridBlock, name))
 
 
 def _tied(F, parts):
-    """``parts``, name -> array or tuple of arrays, with the same values, but if one has a gradient, then all.
+    """``parts``, name -> array or tuple of arrays, with the same values, but if one array has a gradient, all have one.
 
-    MXNet's FullyConnected in float32 computes the gradient of a bias only beside that of its weight: where the weight
-    is frozen, and its bias learns, the bias would get what happens to stand in its memory.
+    MXNet's FullyConnected in float32 computes the gradient of a bias only together with the gradient of its weight. If
+    the weight is frozen and its bias learns, the gradient of the bias would be whatever its memory contains.
     """
     if isinstance(next(iter(parts.values())), tuple):
         tied = [_tied(F, dict(zip(parts, same_kind))) for same_kind in zip(*parts.values())]
         return {name: tuple(each[name] for each in tied) for name in parts}
     totals = [F.reshape(F.sum(part), shape=(1,)) for part in parts.values()]
-    # The shape must not be asked of a broadcast, through which Gluon does not infer the Parameters' own.
+    # add_n gives each result the shape of its part. A broadcast must not do it: Gluon does not infer the shapes of
+    # Parameters through a broadcast.
     return {name: F.add_n(part, *[F.broadcast_mul(F.zeros_like(part), total) for total in totals])
             for name, part in parts.items()}
 
 
 def can_have_posterior(param: Parameter, constants: bool = True) -> bool:
-    """Whether ``param`` can be a mu; one whose ``grad_req`` is 'null' cannot if ``constants``.
+    """Whether ``param`` can be a mu. With ``constants``, a Parameter whose ``grad_req`` is 'null' cannot.
 
-    What two layers share is the same for both: where the first made it a mu, it is one.
+    A Parameter that two layers share is the same for both: if the first layer made it a mu, it is a mu in the second.
     """
     if isinstance(param, (Constant, RhoParameter)) or not param._differentiable:
         return False
@@ -347,40 +354,42 @@ def can_have_posterior(param: Parameter, constants: bool = True) -> bool:
 
 
 def check_served(cls: type) -> None:
-    """TypeError if ``cls`` derives from a Gluon block whose output does not come from its ``hybrid_forward``.
+    """Raise TypeError if ``cls`` derives from a Gluon block whose output does not come from its ``hybrid_forward``.
 
-    A Bayesian layer draws its weights there. A block that computes its output elsewhere would run without noise, while
-    the KL divergence of its Parameters counts.
+    A Bayesian layer draws its weights in ``hybrid_forward``. A block that computes its output elsewhere would run
+    without noise, while the KL divergence of its Parameters would still count.
     """
     blocks = [base for base in cls.__mro__ if issubclass(base, Block) and not issubclass(base, BayesBlock)]
     if not blocks:      # a mixin for layers
         return
     layer, name = blocks[0], cls.__name__
     if issubclass(cls, BayesBlock) and cls.__mro__.index(layer) < cls.__mro__.index(BayesBlock):
-        raise TypeError(f'BayesBlock must come before the Gluon block that it makes Bayesian: class {name}(BayesBlock, {layer.__name__}) '
-                        f'(saw: {layer.__name__} before it)')
+        raise TypeError('BayesBlock must come before the Gluon block that it makes Bayesian: class '
+                        f'{name}(BayesBlock, {layer.__name__}) (saw: {layer.__name__} before it)')
     advice = ('let it be a HybridBlock whose hybrid_forward takes its Parameters as arguments, and then class '
               f'{name}(BayesBlock, {layer.__name__})')
     if not issubclass(layer, HybridBlock):
         raise TypeError('a Bayesian layer must derive from a HybridBlock, whose hybrid_forward is handed the weights '
                         f'that are drawn (saw: {name}, which derives from {layer.__name__}): {advice}')
-    own = cls.__mro__[:cls.__mro__.index(HybridBlock)]      # what the base of all of Gluon's does is known
+    own = cls.__mro__[:cls.__mro__.index(HybridBlock)]      # HybridBlock's own methods call hybrid_forward
     if not any('hybrid_forward' in vars(base) for base in own if base in blocks):
         raise TypeError('a Bayesian layer must have a hybrid_forward, which is handed the weights that are drawn '
                         f'(saw: {name}, which derives from {layer.__name__}): {advice}')
     for base in own:
         taken = RESERVED.intersection(vars(base)) if base in blocks else ()
         if taken:
-            raise TypeError(f'a Bayesian layer must have its own {min(taken)}, which would replace that of the Gluon block it '
-                            f'derives from: give that another name (saw: {base.__name__}.{min(taken)})')
+            raise TypeError(f'a Bayesian layer must have its own {min(taken)}, which would replace the {min(taken)} of '
+                            'the Gluon block that it derives from: give the attribute of the block another name '
+                            f'(saw: {base.__name__}.{min(taken)})')
         for method in ('__call__', 'forward'):
             if method in vars(base) and not _mentions(vars(base)[method], ('super', method, 'hybrid_forward')):
                 raise TypeError('a Bayesian layer must compute its output in hybrid_forward, which is handed the '
-                                f'weights that are drawn (saw: {base.__name__}.{method}, which never gets there): {advice}')
+                                f'weights that are drawn (saw: {base.__name__}.{method}, which never gets there): '
+                                f'{advice}')
 
 
 def _mentions(function, names):
-    """Whether the code of ``function`` refers to one of ``names``; True for what has no code to look at."""
+    """Whether the code of ``function`` refers to one of ``names``; True if ``function`` has no code to look at."""
     code = getattr(inspect.unwrap(function), '__code__', None)
     todo = [code] if code is not None else []
     while todo:

@@ -8,18 +8,20 @@ F, x
 linear(x, weights)
     the Gluon layer's own operator, without activation; weights is a dict name -> array
 take(kind)
-    dict name -> what ``kind``, a ``bbb_layers.posterior.gaussian.Kind``, makes of each Parameter's posterior; it sees
-    to it that a KL term is made once and that uses of a Parameter in one forward agree
+    a dict name -> what ``kind``, a ``bbb_layers.posterior.gaussian.Kind``, makes of each Parameter's posterior; it
+    makes each KL term only once, and makes all uses of a Parameter in one forward agree
 example_shape(F, array)
-    an array with size 1 along the axes of positions, which one weight serves several of
+    an array of size 1 along the axes of positions, where one weight serves several positions, and of the size of
+    ``array`` along the other axes
 
-and returns the output before the activation. All have the same expectation, and the posterior mean in predict mode.
+and returns the output before the activation. The outputs of all estimators have the same expectation, and are the
+output for the posterior mean in predict mode.
 """
 from ..posterior.gaussian import Kind, noise_like
 
 __all__ = ['ESTIMATORS', 'sample', 'local', 'flipout']
 
-# Far below any variance that matters, and the square root's derivative there is still finite in float32.
+# The floor is far below any variance that matters, and the square root's derivative there is still finite in float32.
 _VARIANCE_FLOOR = 1e-30
 
 
@@ -32,14 +34,14 @@ def sample(F, x, linear, take, example_shape):
 
 
 def local(F, x, linear, take, example_shape):
-    r"""Local reparameterization: noise on each output, with the variance that the weights give it.
+    r"""Local reparameterization: noise on each output, with the variance that the weights give to the output.
 
     .. math:: y_{nj} = \mu_j^T x_n + \sqrt{(\sigma_j^2)^T x_n^2} \; \epsilon_{nj}
 
-    Exact for one position per example. Where one weight serves several positions (convolutions, Dense with
-    ``flatten=False``), each output has the right marginal distribution, but the outputs of one example are drawn
-    independently, which no draw of the weights would give. With a prior that has no closed form, the KL term takes a
-    draw of the weights of its own.
+    The estimator is exact for one position per example. Where one weight serves several positions (convolutions, Dense
+    with ``flatten=False``), each output has the right marginal distribution, but the outputs of one example are drawn
+    independently, while with a draw of the weights they would depend on each other. If the KL divergence has no closed
+    form for the prior, the KL term takes a separate draw of the weights.
 
     Kingma, Salimans, Welling: Variational Dropout and the Local Reparameterization Trick. NIPS 2015, eq. 6.
     """
@@ -56,8 +58,8 @@ def flipout(F, x, linear, take, example_shape):
     .. math:: y_n = \bar W x_n + (\Delta W (x_n \odot s_n) + \Delta b) \odot r_n, \quad
         s_n, r_n \sim \{-1, 1\}
 
-    The draws of different examples are uncorrelated. Signs are per input and output feature of an example (in a
-    convolution, per channel), and the same at all its positions.
+    The draws of different examples are uncorrelated. Each example has one sign for each input feature and one for each
+    output feature (in a convolution, for each channel). The signs are the same at all positions of the example.
 
     Wen, Vicol, Ba, Tran, Grosse: Flipout. ICLR 2018, eq. 4.
     """

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayesian counterparts of Gluon's layers.
 
-Each takes what the Gluon layer takes, with the same meaning and in the same order, and as keywords the arguments of
-:class:`~bbb_layers.BayesBlock`. Initializers are those of mu.
+Each layer takes the arguments of its Gluon layer, with the same meaning and in the same order, and as keywords the
+arguments of :class:`~bbb_layers.BayesBlock`. The initializers are for mu.
 """
 import numpy as np
 from mxnet.gluon import nn
@@ -18,7 +18,7 @@ __all__ = ['BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv
 
 
 class BayesLinear(BayesBlock):
-    """Mixin for layers that apply an operator which is linear in the weights and in the input, and an activation."""
+    """Mixin for layers that apply an operator, linear in the weights and in the input, and then an activation."""
 
     _undone_in_plain = True
     _estimators = tuple(ESTIMATORS)
@@ -27,11 +27,11 @@ class BayesLinear(BayesBlock):
     def _check_dtype(self, dtype, params):
         super()._check_dtype(dtype, params)
         if self._estimator == 'local' and np.dtype(dtype) == np.float16:
-            raise ValueError(f"estimator of {type(self).__name__} must be 'sample' or 'flipout' in float16, which has not the range for "
-                             f"the variances of 'local' (saw: 'local' for {self.name})")
+            raise ValueError(f"estimator of {type(self).__name__} must be 'sample' or 'flipout' in float16, whose "
+                             f"range is too small for the variances of 'local' (saw: 'local' for {self.name})")
 
     def _estimate(self, F, take, x, **params):
-        # The layer as its Gluon class sees it, but without activation: a linear map.
+        # The forward of the layer's Gluon class, but without the activation: a linear map.
         operator = super(BayesBlock, stand_in(self, act=None)).hybrid_forward
 
         def linear(x, weights):
@@ -48,7 +48,7 @@ class _BayesDense(BayesLinear):
     _not_in_float16 = 'FullyConnected'
 
     def _example_shape(self, F, array):
-        # The number of axes is unknown while this is traced; a reduction with ``exclude`` does without it.
+        # The number of axes is unknown while this is traced; a reduction with ``exclude`` does not need to know it.
         return array if self._flatten else F.max(array, axis=(0, -1), exclude=True, keepdims=True)
 
 
@@ -72,13 +72,13 @@ class BayesDense(_BayesDense, nn.Dense):
     weight_initializer : str or Initializer, default None
     bias_initializer : str or Initializer, default 'zeros'
     in_units : int, default 0
-        Size of the input; 0 leaves it to the first forward.
+        Size of the input; with 0, the first forward infers it.
     prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01)
-    bias_prior : Prior, default that of the weights
+    bias_prior : Prior, default the same as ``prior``
     initial_sigma : float, default 0.05
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
     kl : {'auto', 'sample'}, default 'auto'
-        These five as of :class:`~bbb_layers.BayesBlock`.
+        These five arguments are described at :class:`~bbb_layers.BayesBlock`.
 
     Inputs:
         - **data**: shape (batch_size, x1, ..., xn), or (x1, ..., xn, in_units) with ``flatten=False``
@@ -147,5 +147,5 @@ class BayesConv3DTranspose(_BayesTransposed, TransposedByConvolution, nn.Conv3DT
 class BayesEmbedding(BayesBlock, nn.Embedding):
     """Embedding with a posterior over its vectors; arguments, input and output as ``nn.Embedding``.
 
-    Every vector has a KL divergence at every step, and so a gradient: ``sparse_grad=True`` raises ValueError.
+    Every vector has a KL divergence at every step, and therefore a gradient. So ``sparse_grad=True`` raises ValueError.
     """

@@ -1,6 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Gluon's recurrent layers and cells, also for np arrays where Gluon 1.9.1's own fail under ``npx.set_np()``: the cells
-always, the layers in a hybridized network that gives them no states. With classic arrays they are Gluon's own.
+"""Gluon's recurrent layers and cells, also for np arrays.
+
+Under ``npx.set_np()``, the cells of Gluon 1.9.1 always fail, and its layers fail in a hybridized network that gives
+them no states. The classes here work in both cases. With classic arrays, they do what Gluon's classes do.
 """
 from mxnet import symbol
 from mxnet.gluon import rnn
@@ -13,7 +15,11 @@ __all__ = ['RNN', 'LSTM', 'GRU', 'RNNCell', 'LSTMCell', 'GRUCell']
 
 
 def _zero_states(layer, inputs, layout):
-    """Initial states for a Symbol. Gluon's have a batch size of 0 instead, which under set_np() means just that."""
+    """Initial states for a Symbol, with its batch size.
+
+    Gluon's own initial states have a batch size of 0. With classic arrays, 0 stands for a size that is not known yet;
+    under set_np(), it is the size of an empty batch.
+    """
     batch = symbol.zeros_like(inputs.as_nd_ndarray())
     for axis, name in enumerate(layout):
         if name != 'N':
@@ -45,7 +51,7 @@ class _Cell(Mixin):
                                          **classic(kwargs)))
 
     def __call__(self, inputs, states, *args):
-        # Of the kind of the inputs, which unroll takes apart and stacks as classic ones.
+        # The result is of the kind of the inputs: unroll splits the inputs and stacks the outputs as classic arrays.
         return as_kind_of(inputs, classic(super().__call__(gluon_kind(inputs), gluon_kind(states), *args)))
 
     @on_classic_arrays

@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayesian counterparts of Gluon's recurrent layers and cells.
 
-Each takes what the Gluon layer takes, and as keywords the arguments of :class:`~bbb_layers.BayesBlock`. Every Parameter
-has a posterior, and one draw serves all steps of a sequence and the whole batch: that of Fortunato, Blundell, Vinyals:
-Bayesian Recurrent Neural Networks, 2017, section 3.
+Each class takes the arguments of its Gluon class, and as keywords the arguments of :class:`~bbb_layers.BayesBlock`.
+Every Parameter has a posterior, and one draw serves all steps of a sequence and the whole batch, as in Fortunato,
+Blundell, Vinyals: Bayesian Recurrent Neural Networks, 2017, section 3.
 """
 import numpy as np
 from mxnet.util import is_np_array
@@ -16,7 +16,7 @@ __all__ = ['BayesRNN', 'BayesLSTM', 'BayesGRU', 'BayesRNNCell', 'BayesLSTMCell',
 
 
 class _BayesRecurrent(BayesBlock):
-    """Mixin for all of them. Where it can, the plain layer is Gluon's own class."""
+    """Mixin for all recurrent layers and cells. Their plain class is Gluon's own, except under ``npx.set_np()``."""
 
     _undone_in_plain = True
 
@@ -35,9 +35,9 @@ class _BayesRNNLayer(_BayesRecurrent):
     def _check_dtype(self, dtype, params):
         super()._check_dtype(dtype, params)
         if np.dtype(dtype) == np.float64 and self._num_layers > 1:
-            raise ValueError("dtype of %s with num_layers > 1 must be float32, since MXNet 1.9.1's operator has wrong "
-                             'gradients of all layers but the last in float64 (saw: num_layers=%d)' % (
-                                 type(self).__name__, self._num_layers))
+            raise ValueError(f'dtype of {type(self).__name__} with num_layers > 1 must be float32, since MXNet '
+                             "1.9.1's operator has wrong gradients of all layers but the last in float64 "
+                             f'(saw: num_layers={self._num_layers})')
 
 
 class BayesRNN(_BayesRNNLayer, np_recurrent.RNN):
@@ -53,8 +53,11 @@ class BayesGRU(_BayesRNNLayer, np_recurrent.GRU):
 
 
 class BayesCell(_BayesRecurrent):
-    """Mixin for cells: an unrolled sequence has one draw. So has a cell that is called step by step, if this is done
-    inside a block which has a :class:`~bbb_layers.BBBLoss`; otherwise each step is a forward of its own."""
+    """Mixin for cells: an unrolled sequence has one draw.
+
+    A cell that is called step by step also has one draw for all steps, if the calls are inside a block that has a
+    :class:`~bbb_layers.BBBLoss`. Otherwise each step is a separate forward.
+    """
 
     _undone_in_plain = True
 
