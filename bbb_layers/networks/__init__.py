@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Whole networks in, whole networks or tables out.
+"""Functions that take a whole network, and return a whole network or a table.
 
-Plain copies and draws, conversion from plain networks, priors of a network, ranking and pruning, sparse layers, and a
-table of what has a posterior. This room imports ``layers``, ``posterior`` and ``_mxnet``.
+They make plain copies and draws, convert plain networks, set the priors of a network, rank and prune its weights, make
+its layers sparse, and list which Parameters have a posterior. This subpackage imports ``layers``, ``posterior`` and
+``_mxnet``.
 """

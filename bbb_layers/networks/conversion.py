@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Bayesian networks out of trained plain ones."""
+"""Conversion of trained plain networks into Bayesian networks."""
 import warnings
 from typing import Callable, Optional
 
@@ -20,53 +20,56 @@ from .own_blocks import BAYESIAN, bayesian_class
 
 __all__ = ['to_bayesian']
 
-#: So many layers are named in a warning.
+#: A warning names at most this many layers.
 _MOST = 20
 
 
 def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[Prior] = None, sigma: float = 0.05,
                 fraction: Optional[float] = None, floor: float = 1e-3, estimator: str = 'sample', kl: str = 'auto',
                 where: Optional[Callable[[str, Block], bool]] = None, own_blocks: bool = False) -> Block:
-    r"""A Bayesian network out of a trained plain one, with the trained weights as the posterior's mean mu.
+    r"""A Bayesian network made from a trained plain network, with the trained weights as the posterior's mean mu.
 
     .. math:: q(w) = N(w_0, \sigma^2), \quad \text{or with a fraction } \delta: \quad
         q(w) = p(w) = N(w_0, \max(\delta |w_0|, \text{floor})^2)
 
-    A copy in which Dense, convolutions, transposed convolutions, Embedding and the recurrent layers and cells of Gluon
-    are the Bayesian layers of this package, where they stand: children, attributes and aliases, with their prefixes and
-    names. ``net`` is not changed, and may have run hybridized.
+    The result is a copy, in which the Bayesian layers of this package replace Gluon's Dense, convolutions, transposed
+    convolutions, Embedding, and recurrent layers and cells. They keep the places of these layers (as children,
+    attributes and aliases), their prefixes and their names. ``net`` is not changed; it may have run hybridized.
 
-    Layers of other classes stay as they are, and a warning names those that hold a Parameter of two or more dimensions
-    which learns. With ``own_blocks``, blocks of other classes become Bayesian too, if they take their Parameters as
-    arguments of ``hybrid_forward``: classes derived from Gluon's layers, ``LayerNorm``, ``PReLU``, attention cells,
-    position embeddings of one's own. Each class gets a Bayesian one, as ``class BayesX(BayesBlock, X)`` would be; what
-    is not a layer of this package's, or computes its output in another way than this, has only the estimator 'sample'.
-    :func:`posterior_summary` lists what has a posterior.
+    Layers of other classes stay as they are, and a warning names the layers that hold a Parameter which learns and has
+    two or more dimensions. With ``own_blocks``, blocks of other classes become Bayesian too, if they take their
+    Parameters as arguments of ``hybrid_forward``: classes derived from Gluon's layers, ``LayerNorm``, ``PReLU``, and a
+    user's own attention cells and position embeddings. For each such class X a Bayesian class is made, which is what
+    ``class BayesX(BayesBlock, X)`` would define. It has only the estimator 'sample' if X derives from none of the
+    layers above, or has a ``hybrid_forward`` of its own. :func:`posterior_summary` lists which Parameters have a
+    posterior.
 
     Parameters
     ----------
     net : Block
-    prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01), or as ``fraction`` has it
-    bias_prior : Prior, default that of the weights
-        Prior of the Parameters that are attributes whose names end in ``bias``.
+    prior : Prior, default ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01); see ``fraction`` for another default
+    bias_prior : Prior, default the same as ``prior``
+        Prior of the Parameters whose attribute names end in ``bias``.
     sigma : float, default 0.05
-        Standard deviation of the posterior at the start. Not used with ``fraction``.
+        Standard deviation of the posterior at the start. It is not used with ``fraction``.
     fraction : float, default None
-        Standard deviation of each weight's posterior as a fraction delta of its absolute value (MOPED). Unless a
-        ``prior`` is given, each weight's prior is its posterior at the start, and so the KL divergence 0; a
-        ``bias_prior`` then needs a ``prior``.
+        Standard deviation of each weight's posterior, as a fraction delta of the weight's absolute value (MOPED).
+        Unless a ``prior`` is given, each weight's prior is its posterior at the start, so that the KL divergence is 0
+        at the start. With ``fraction``, a ``bias_prior`` can only be given together with a ``prior``.
     floor : float, default 1e-3
-        The smallest standard deviation with ``fraction``, so that a weight of 0 has one.
+        The smallest standard deviation with ``fraction``, so that a weight of 0 has a positive standard deviation.
     estimator : {'sample', 'local', 'flipout'}, default 'sample'
-        Of the layers that have it; the others take 'sample'.
+        Estimator of the layers that have it; the other layers take 'sample'.
     kl : {'auto', 'sample'}, default 'auto'
+        As in :class:`~bbb_layers.BayesBlock`.
     where : function of (name, layer), default all
-        Whether ``layer`` becomes Bayesian; asked for each layer that can, and for those that the warning would name.
-        ``name`` is its path, as the names of ``save_parameters`` have it (``'features.0'``), empty for ``net`` itself.
+        Returns whether ``layer`` becomes Bayesian. It is called for each layer that can become Bayesian, and for each
+        layer that the warning would name. ``name`` is the path of the layer as in the names of ``save_parameters``
+        (``'features.0'``); it is empty for ``net`` itself.
     own_blocks : bool, default False
-        Whether blocks of other classes than Gluon's layers become Bayesian too. Their Parameters with ``grad_req``
-        'null' count as constants, which have no posterior; those of Gluon's layers count as frozen means. ``BatchNorm``
-        and the classes derived from it never become Bayesian.
+        Whether blocks of classes other than the layers above become Bayesian too. Their Parameters whose ``grad_req``
+        is 'null' count as constants, which have no posterior. In the layers above, such Parameters count as frozen
+        means. ``BatchNorm`` and the classes derived from it never become Bayesian.
 
     Returns
     -------
@@ -75,18 +78,20 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     Raises
     ------
     TypeError
-        If ``net`` is no block, a prior is not a Prior, or ``where`` not callable.
+        If ``net`` is not a block, a prior is not a Prior, or ``where`` is not callable.
     ValueError
-        If no layer becomes Bayesian, one that does is Bayesian already or has a weight that is not finite or sparse
-        gradients, a Parameter is shared with a layer that does not, or an argument is outside its range.
+        If no layer becomes Bayesian, for instance because all are Bayesian already; if a layer that becomes Bayesian
+        has a weight that is not finite, has sparse gradients, or shares a Parameter with a layer that does not become
+        Bayesian; or if an argument is outside its range.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
 
     Warns
     -----
     UserWarning
-        Once, if layers without a posterior hold weights: their paths and classes. With ``own_blocks`` also those whose
-        Parameters have one dimension, but for BatchNorm. Layers that ``where`` leaves out are not named.
+        If layers without a posterior hold weights. One warning names their paths and classes. With ``own_blocks``, it
+        also names layers whose Parameters have one dimension, except BatchNorm. It does not name layers that ``where``
+        leaves out.
 
     References
     ----------
@@ -103,20 +108,21 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     if fraction is not None:
         fraction, floor = check_positive('fraction', fraction), check_positive('floor', floor)
         if bias_prior is not None and prior is None:
-            raise ValueError('bias_prior needs a prior with fraction, which else sets all priors (saw: prior=None)')
+            raise ValueError('bias_prior needs a prior if fraction is given, which otherwise sets all priors '
+                             '(saw: prior=None)')
     if not is_one_of(estimator, linear.BayesLinear._estimators):
         raise ValueError('estimator must be one of {} (saw: {!r})'.format(
             ', '.join(map(repr, linear.BayesLinear._estimators)), estimator))
     chosen, plain = {}, []
     for path, block in walk_with_paths(net):
         cls, weights = bayesian_class(block, own_blocks), plain_weights(block, 1 if own_blocks else 2)
-        if cls is not None:     # what else it holds than its attributes gets no posterior
+        if cls is not None:     # Parameters that are not attributes get no posterior
             weights = [name for name in weights if name not in block._reg_params]
         if (cls is not None or weights) and (where is None or where(path, block)):
             if cls is not None:
                 chosen[block] = cls
             if weights:
-                plain.append('{} ({}: {})'.format(path or 'net itself', type(block).__name__, _listed(weights, ', ', 3)))
+                plain.append(f"{path or 'net itself'} ({type(block).__name__}: {_listed(weights, ', ', 3)})")
     if not chosen:
         saw = 'a network that is Bayesian already' if posterior_parameters(net) else repr(net)
         raise ValueError(f'net must hold at least one layer to become Bayesian, such as nn.Dense (saw: {saw})')
@@ -130,19 +136,19 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     if fraction is not None:
         _set_fraction([memo[id(block)] for block in chosen], new, fraction, floor, prior is None)
     if plain:
+        advice = ('They do not take their Parameters as arguments of hybrid_forward, or have a name of a Bayesian '
+                  "layer's, such as prior, for something else." if own_blocks else
+                  'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.')
         warnings.warn(
-            'to_bayesian leaves weights without a posterior in %d layer%s: %s. %s Leave out by where= what is meant to '
-            'stay plain; posterior_summary lists all' % (
-                len(plain), 's' * (len(plain) > 1), _listed(plain, '; ', _MOST),
-                'They do not take their Parameters as arguments of hybrid_forward, or have a name of a Bayesian '
-                "layer's, such as prior, for something else." if own_blocks else
-                'own_blocks=True makes blocks Bayesian that take their Parameters as arguments of hybrid_forward.'),
+            f"to_bayesian leaves weights without a posterior in {len(plain)} layer{'s' * (len(plain) > 1)}: "
+            f"{_listed(plain, '; ', _MOST)}. {advice} Use where= to leave out layers that are meant to stay plain; "
+            'posterior_summary lists all Parameters',
             UserWarning, stacklevel=2)
     return new
 
 
 def _listed(texts, separator, most):
-    return separator.join(texts[:most] + (['and %d more' % (len(texts) - most)] if len(texts) > most else []))
+    return separator.join(texts[:most] + ([f'and {len(texts) - most} more'] if len(texts) > most else []))
 
 
 def _check_weights(net, chosen):
@@ -153,7 +159,8 @@ def _check_weights(net, chosen):
     for block in walk(net):
         for param in own_parameters(block):
             if block not in chosen and param in params:
-                raise ValueError(f'where must choose all layers that share Parameter {param.name}, or none (saw: not {block.name})')
+                raise ValueError(f'where must choose all layers that share Parameter {param.name}, or none of them '
+                                 f'(saw: {block.name} left out)')
 
 
 def _set_fraction(blocks, net, fraction, floor, set_priors):

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What in a network has a posterior, and what has none."""
+"""A table of the Parameters of a network that have a posterior, and of those without one."""
 import math
 from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Tuple
@@ -20,17 +20,18 @@ class SummaryRow(NamedTuple):
     Attributes
     ----------
     name : str
-        Path of the layer and name of its attribute; the global name of a Parameter that is no attribute.
+        Path of the layer and name of its attribute. If the Parameter is not an attribute, its global name.
     layer : str
-        Class of the layer.
+        Name of the layer's class.
     shape : tuple of int, or None
         0 or -1 stands for a size that is not known yet.
     size : int or None
-        Number of its weights; None if the shape is not known yet.
+        Number of weights; None if the shape is not known yet.
     prior : Prior or None
         The prior, if the Parameter has a posterior.
     learns : bool
-        Whether it has a gradient; always True with a posterior, whose mean can be frozen.
+        Whether the Parameter has a gradient. It is always True for a Parameter with a posterior, even if the mean is
+        frozen.
     """
     name: str
     layer: str
@@ -47,7 +48,7 @@ class SummaryRow(NamedTuple):
 
 @dataclass(frozen=True)
 class PosteriorSummary:
-    """What :func:`posterior_summary` returns; ``str`` is its table.
+    """The result of :func:`posterior_summary`; ``str`` makes the table.
 
     Attributes
     ----------
@@ -57,12 +58,13 @@ class PosteriorSummary:
     rows: List[SummaryRow]
 
     def count(self, kind: str) -> int:
-        """Number of weights of one kind, without those of Parameters whose shape is not known yet.
+        """Number of weights of one kind. Parameters whose shape is not known yet do not count.
 
         Parameters
         ----------
         kind : {'posterior', 'plain', 'constant'}
-            With a posterior; without, but learnable; without, and not learnable.
+            'posterior' weights have a posterior, 'plain' weights learn without a posterior, and 'constant' weights
+            have neither a posterior nor a gradient.
         """
         if kind not in _KINDS:
             raise ValueError('kind must be one of {} (saw: {!r})'.format(', '.join(map(repr, _KINDS)), kind))
@@ -83,13 +85,12 @@ class PosteriorSummary:
         for kind, text in _KINDS.items():
             rows = [row for row in self.rows if row.kind == kind]
             unknown = sum(row.size is None for row in rows)
-            lines.append('%s: %s weights in %d Parameter%s%s' % (
-                text, f'{self.count(kind):,}', len(rows), 's' * (len(rows) != 1),
-                ', %d of unknown shape' % unknown if unknown else ''))
+            lines.append(f"{text}: {self.count(kind):,} weights in {len(rows)} Parameter{'s' * (len(rows) != 1)}"
+                         + (f', {unknown} of unknown shape' if unknown else ''))
         return '\n'.join(lines)
 
     def __repr__(self):
-        return 'PosteriorSummary({})'.format(', '.join('%s=%d' % (kind, self.count(kind)) for kind in _KINDS))
+        return 'PosteriorSummary({})'.format(', '.join(f'{kind}={self.count(kind)}' for kind in _KINDS))
 
 
 _KINDS = {'posterior': 'With a posterior', 'plain': 'Without, learnable', 'constant': 'Without, no gradient'}
@@ -98,9 +99,9 @@ _KINDS = {'posterior': 'With a posterior', 'plain': 'Without, learnable', 'const
 def posterior_summary(net: Block) -> PosteriorSummary:
     """Print a table of a network's Parameters, with and without a posterior, and their numbers of weights.
 
-    Each Parameter has one row, however many layers share it. The Parameters rho, and those of learnable priors, belong
-    to the row of their mean. A Parameter that has neither a posterior nor a gradient (its ``grad_req`` is 'null')
-    counts as a constant, as the running statistics of BatchNorm do.
+    Each Parameter has one row, however many layers share it. The Parameters rho, and the Parameters of learnable
+    priors, belong to the row of their mean. A Parameter that has neither a posterior nor a gradient (its ``grad_req``
+    is 'null') counts as a constant, as the running statistics of BatchNorm do.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def posterior_summary(net: Block) -> PosteriorSummary:
     Raises
     ------
     TypeError
-        If ``net`` is no block.
+        If ``net`` is not a block.
     """
     if not isinstance(net, Block):
         raise TypeError(f'net must be a Gluon block (saw: {net!r})')
@@ -138,9 +139,9 @@ def posterior_summary(net: Block) -> PosteriorSummary:
 
 
 def plain_weights(block: Block, dimensions: int) -> List[str]:
-    """The names of a block's own Parameters that learn without a posterior and have so many dimensions or more.
+    """The names of a block's own Parameters that learn without a posterior and have at least ``dimensions`` dimensions.
 
-    BatchNorm has none that count.
+    The Parameters of BatchNorm do not count.
     """
     if isinstance(block, _BatchNorm):
         return []
@@ -150,9 +151,9 @@ def plain_weights(block: Block, dimensions: int) -> List[str]:
 
 
 def _own_parameters(block):
-    """(name, Parameter) of what ``block`` itself holds, without rho and the Parameters of priors.
+    """(name, Parameter) of the Parameters that ``block`` itself holds, except rho and the Parameters of priors.
 
-    A Parameter that is no attribute, as ``params.get`` alone leaves it, has its global name.
+    A Parameter that is not an attribute, since it was only made by ``params.get``, has its global name.
     """
     rhos = getattr(block, '_rhos', {})
     ours = {id(param) for rho in rhos.values() for param in [rho] + list(rho.prior_parameters.values())}
@@ -160,6 +161,6 @@ def _own_parameters(block):
     for name, param in block._reg_params.items():
         if id(param) not in ours:
             yield name, param
-    for name, param in block._params.items():       # not params: that of a ResidualCell is its base cell's
+    for name, param in block._params.items():       # params of a ResidualCell are those of its base cell
         if id(param) not in held and id(param) not in ours:
             yield name, param

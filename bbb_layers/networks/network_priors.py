@@ -18,24 +18,24 @@ __all__ = ['set_prior', 'posterior_as_prior', 'replace_priors', 'posterior_of']
 def set_prior(net: Block, prior: Prior, bias_prior: Optional[Prior] = None) -> None:
     """Give all weights of a network another prior.
 
-    To be called before the Trainer is made, since a learnable prior brings Parameters of its own; apart from that at
-    any time, initialized or not, hybridized or not. Cached graphs of ``net`` and of what it holds are cleared; a bigger
-    hybridized block around ``net`` must be hybridized again.
+    Call it before the Trainer is made, since a learnable prior brings Parameters of its own. Apart from this, it can be
+    called at any time, also when ``net`` is not initialized yet, or is hybridized. The cached graphs of ``net`` and of
+    all blocks in it are cleared. A bigger hybridized block around ``net`` must be hybridized again.
 
     Parameters
     ----------
     net : Block
     prior : Prior
-    bias_prior : Prior, default that of the weights
-        Prior of the Parameters that are attributes whose names end in ``bias``.
+    bias_prior : Prior, default the same as ``prior``
+        Prior of the Parameters whose attribute names end in ``bias``.
 
     Raises
     ------
     TypeError
         If ``prior`` or ``bias_prior`` is not a Prior.
     ValueError
-        If ``net`` has no Bayesian layer, a prior's array has not the shape of a weight, or a layer that is not in
-        ``net`` shares Parameters with one that is. Nothing is changed then.
+        If ``net`` has no Bayesian layer, an array of a prior does not have the shape of its Parameter, or a layer
+        outside ``net`` shares Parameters with a layer in ``net``. Nothing is changed then.
     RuntimeError
         If a Trainer was made for ``net``. Nothing is changed then.
     """
@@ -49,10 +49,10 @@ def set_prior(net: Block, prior: Prior, bias_prior: Optional[Prior] = None) -> N
 def posterior_as_prior(net: Block) -> Block:
     """A copy of a network whose prior is the posterior of ``net``, weight by weight.
 
-    For continual learning, or to centre a prior on a trained network. The KL divergence of the copy is 0 at first.
-    ``net`` is not changed. The prior's means and standard deviations are Parameters of the copy's layers, such as
-    ``weight_prior_mu`` and ``weight_prior_sigma``, which are saved with it and get no gradient. Weights that are pruned
-    stay so.
+    Use it for continual learning, or to centre a prior on a trained network. The KL divergence of the copy is 0 at
+    first. ``net`` is not changed. The prior's means and standard deviations are Parameters of the copy's layers, such
+    as ``weight_prior_mu`` and ``weight_prior_sigma``. They are saved with the copy and get no gradient. Pruned weights
+    stay pruned.
 
     Parameters
     ----------
@@ -81,18 +81,19 @@ def posterior_of(rho):
     mu_value, rho_value = value_of(rho.mu), value_of(rho)
     with autograd.pause():
         mean, sigma = gaussian.moments(mu_value, rho_value)
-        return GaussianPrior(sigma + (1 - gaussian.kept(rho_value)), mean)     # any sigma serves where pruned
+        return GaussianPrior(sigma + (1 - gaussian.kept(rho_value)), mean)     # any sigma will do where pruned
 
 
 def replace_priors(net, priors):
-    """Give each rho of the dict ``priors``, all in ``net``, its prior."""
+    """Set the priors in the dict ``priors``, rho -> Prior. All of these rho must be in ``net``."""
     blocks = set(walk(net))
     for rho, prior in priors.items():
         if rho.mu._trainer is not None:
-            raise RuntimeError(f'a prior must be set before the Trainer is made (saw: Parameter {rho.mu.name} with one)')
+            raise RuntimeError('a prior must be set before the Trainer is made '
+                               f'(saw: Parameter {rho.mu.name} with a Trainer)')
         for owner in set(rho.record.owners) - blocks:
-            raise ValueError(f'net must hold all layers that share Parameter {rho.mu.name}, whose prior is set (saw: a net without '
-                             f'{owner!r})')
+            raise ValueError(f'net must hold all layers that share Parameter {rho.mu.name}, whose prior is set '
+                             f'(saw: a net without {owner!r})')
         rho.check_prior(prior)
     layers = [(block, name) for block in walk(net) for name, rho in getattr(block, '_rhos', {}).items()
               if rho in priors]

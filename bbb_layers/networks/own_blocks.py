@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Bayesian classes for blocks that this package has none for: a user's own, and Gluon's without a counterpart."""
+"""Bayesian classes for blocks that have no counterpart in this package: a user's own blocks, and some of Gluon's."""
 from typing import Dict, Optional, Type
 
 from mxnet.gluon import Block, nn, rnn
@@ -11,28 +11,30 @@ from ..layers.transposed import TransposedByConvolution
 
 __all__ = ['BAYESIAN', 'bayesian_class']
 
-#: Gluon's layer -> the Bayesian one.
+#: Class of a Gluon layer -> Bayesian class.
 BAYESIAN: Dict[type, type] = {getattr(module, name): getattr(ours, 'Bayes' + name) for module, ours, names in (
     (nn, linear, ('Dense', 'Conv1D', 'Conv2D', 'Conv3D', 'Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose',
                   'Embedding')),
     (rnn, recurrent, np_recurrent.__all__), (np_recurrent, recurrent, np_recurrent.__all__)) for name in names}
 
-#: Any other plain class -> the Bayesian one that was made for it, None if it cannot be Bayesian.
+#: Any other plain class -> the Bayesian class that was made for it, or None if it cannot be Bayesian.
 _made: Dict[type, Optional[type]] = {}
 
 
 def bayesian_class(block: Block, own_blocks: bool = False) -> Optional[Type[BayesBlock]]:
-    """The Bayesian class for a plain ``block``, None if there is none or it has no Parameter to learn.
+    """The Bayesian class for a plain ``block``; None if there is no such class.
+
+    A block whose class is not in ``BAYESIAN`` must also have a Parameter that can have a posterior.
 
     Parameters
     ----------
     block : Block
     own_blocks : bool, default False
-        Whether other classes than Gluon's layers have one too.
+        Whether a Bayesian class is made for blocks whose class is not in ``BAYESIAN``.
     """
     if type(block) in BAYESIAN:
         return BAYESIAN[type(block)]
-    # An attribute such as ``prior`` would be hidden by the layer's own.
+    # An attribute of the block such as ``prior`` would be hidden by the same attribute of the Bayesian layer.
     if own_blocks and RESERVED.isdisjoint(vars(block)) and any(map(can_have_posterior, block._reg_params.values())):
         return _class_for(type(block))
     return None
@@ -49,8 +51,8 @@ def _class_for(plain):
 
 
 def _mixins(plain):
-    """What makes blocks of class ``plain`` Bayesian, None if nothing does."""
-    # The moving statistics of BatchNorm hold for one set of weights.
+    """The mixins that make blocks of class ``plain`` Bayesian; None if they cannot be Bayesian."""
+    # The moving statistics of BatchNorm are valid for one set of weights only.
     if issubclass(plain, (BayesBlock, _BatchNorm)) or getattr(plain, '_stays_plain', False):
         return None
     try:
@@ -63,12 +65,13 @@ def _mixins(plain):
     mixins = BAYESIAN[layer].__bases__[:-1]
     if plain.hybrid_forward is layer.hybrid_forward or not issubclass(mixins[0], linear.BayesLinear):
         return mixins
-    # What it computes is not known to be linear; and the operator of a transposed convolution has to be exchanged.
+    # The hybrid_forward of this class may not be linear, so the class has only the estimator 'sample'. A transposed
+    # convolution cannot be Bayesian here: its operator must be replaced, but this hybrid_forward may call it.
     return None if TransposedByConvolution in mixins else (BayesBlock,)
 
 
 def _reduce_ex(self, protocol):
-    """For ``pickle`` and ``copy``, which do not find the class by its name."""
+    """Reduce the block for ``pickle`` and ``copy``, which do not find the class by its name."""
     return _empty, (self._plain_class(),), self.__dict__
 
 

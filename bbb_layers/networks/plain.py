@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Plain Gluon networks out of Bayesian ones: the posterior mean, or one draw."""
+"""Plain Gluon networks made from Bayesian networks, with the posterior means or one draw as weights."""
 import numpy as np
 from mxnet import autograd, ndarray
 from mxnet.gluon import Block
@@ -16,11 +16,12 @@ __all__ = ['to_deterministic', 'draw', 'PlainCopy', 'check_posterior']
 def to_deterministic(net: Block) -> Block:
     """A plain Gluon network with the posterior means as weights.
 
-    A copy in which every Bayesian layer, wherever it stands, is the Gluon layer that it derives from: a ``BayesDense``
-    an ``nn.Dense`` (under ``npx.set_np()``, recurrent layers and cells are of a subclass that takes np arrays). The
-    Parameters mu keep their names; rho and the priors' Parameters are gone. Outputs are those of ``net`` in predict
-    mode; those of transposed convolutions but for rounding, as they run another operator. So ``export``, ``hybridize``,
-    ``summary``, ``save_parameters`` and the rest of MXNet do as ever. ``net`` stays as it is.
+    The result is a copy in which every Bayesian layer, wherever it stands, becomes the Gluon layer that it derives
+    from: a ``BayesDense`` becomes an ``nn.Dense``. Under ``npx.set_np()``, recurrent layers and cells become a subclass
+    that takes np arrays. The Parameters mu keep their names; rho and the Parameters of priors are removed. The outputs
+    are those of ``net`` in predict mode. Transposed convolutions run another operator, so their outputs differ by
+    rounding. ``export``, ``hybridize``, ``summary``, ``save_parameters`` and the rest of MXNet work as usual. ``net``
+    is not changed.
 
     Parameters
     ----------
@@ -33,8 +34,8 @@ def to_deterministic(net: Block) -> Block:
     Raises
     ------
     TypeError
-        If a Bayesian layer derives from other classes than BayesBlock and one Gluon layer, or overrides methods of
-        that.
+        If a Bayesian layer derives from classes other than BayesBlock and one Gluon layer, or overrides methods of
+        this Gluon layer.
     ValueError
         If ``net`` has no Bayesian layer, or a mu or sigma is not finite.
     DeferredInitializationError, RuntimeError
@@ -48,8 +49,8 @@ def to_deterministic(net: Block) -> Block:
 def draw(net: Block) -> Block:
     """A plain Gluon network with one draw from the posterior as weights, for instance for Thompson sampling.
 
-    Like :func:`to_deterministic`, but for the weights. The draw comes from MXNet's random numbers (``mx.random.seed``)
-    and is the same on all contexts; Parameters that layers share have one.
+    The result differs from that of :func:`to_deterministic` only in its weights. The draw comes from MXNet's random
+    numbers (``mx.random.seed``) and is the same on all contexts. A Parameter that layers share has one draw.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def draw(net: Block) -> Block:
 
 
 class PlainCopy:
-    """A copy of a network without Bayesian layers, whose weights can be set again and again.
+    """A plain copy of a Bayesian network, whose weights can be set again and again.
 
     Attributes
     ----------
@@ -109,13 +110,14 @@ class PlainCopy:
         self._set_draw(None)
 
     def draws(self, count, seed=None):
-        """Set the weights to one draw after the other; yields the number of each, from 0.
+        """Set the weights to one draw after the other, and yield the number of each draw, from 0.
 
         Parameters
         ----------
         count : int
         seed : int, optional
-            By which numpy makes the draws, the same ones each time. Without it MXNet's random numbers make them.
+            With a seed, numpy makes the draws, and they are the same each time. Without a seed, the draws come from
+            MXNet's random numbers.
         """
         for number in range(count):
             self._set_draw(None if seed is None else np.random.Generator(np.random.SFC64([seed, number])))
@@ -123,8 +125,9 @@ class PlainCopy:
 
     def _set_draw(self, generator):
         if self._mixed:
-            raise ValueError('net must not share Parameter %s, which is drawn, with a layer that is not Bayesian '
-                             '(saw: %r)' % (self._mixed[0].name, self._mixed[1]))
+            mu, user = self._mixed
+            raise ValueError(f'net must not share Parameter {mu.name}, which is drawn, with a layer that is not '
+                             f'Bayesian (saw: {user!r})')
 
         def value(rho, mu_value, rho_value):
             noise = None if generator is None else ndarray.array(
@@ -143,7 +146,7 @@ class PlainCopy:
 
 def check_posterior(rho):
     for name, values in zip(('mu', 'sigma'), gaussian.moments(value_of(rho.mu), value_of(rho))):
-        # Not asnumpy: to copy a large array MXNet starts threads of the caller's, and with more threads than processors
-        # OpenMP's wait less eagerly for work, so that all later operators would be slower.
+        # This avoids asnumpy. To copy a large array, MXNet starts threads for the calling thread. With more threads
+        # than processors, OpenMP's threads wait less eagerly for work, so that all later operators would be slower.
         if (values * 0).sum().asscalar() != 0:
-            raise ValueError(f'{name} of Parameter {rho.mu.name} must be finite (saw: NaN or infinite ones)')
+            raise ValueError(f'{name} of Parameter {rho.mu.name} must be finite (saw: NaN or infinite values)')

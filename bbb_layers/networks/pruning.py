@@ -50,21 +50,23 @@ def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
           threshold: Optional[float] = None) -> int:
     """Prune the weights with the lowest signal-to-noise ratio.
 
-    This changes ``net``: pruned weights are exactly 0 in predict mode and in every draw, get no gradient and add
-    nothing to the KL divergence, also after saving and loading, so that ``net`` can be trained on as it is. Optimizers
-    that rewrite rho whatever its gradient (Ftrl, FTML, LAMB, LARS, RMSProp with ``clip_weights``) do not keep this.
-    Of n weights exactly floor(n * fraction) are pruned afterwards; weights that were pruned before come first. Equal
-    ratios are pruned in the order of the Parameters.
+    This changes ``net``. Pruned weights are exactly 0 in predict mode and in every draw, get no gradient and add
+    nothing to the KL divergence, also after saving and loading, so that the training of ``net`` can go on. Optimizers
+    that rewrite rho whatever its gradient (Ftrl, FTML, LAMB, LARS, RMSProp with ``clip_weights``) do not keep weights
+    pruned. Of n weights exactly floor(n * fraction) are pruned afterwards, including all weights that were pruned
+    before. Weights with equal ratios are pruned in the order of the Parameters.
 
     Parameters
     ----------
     net : Block
     fraction : float or dict
-        Between 0 and 1, both included, and no less than what is pruned already: pruning forgets mu and sigma. All
-        weights are ranked together. A dict Block -> fraction, with layers or bigger parts of ``net``, ranks the weights
-        of each of them for themselves: ``prune(net, {net[0]: 0.9, net[1]: 0.5})``.
+        Between 0 and 1, both included, and not less than the fraction that is pruned already, since mu and sigma of
+        pruned weights are lost. With a float, all weights are ranked together. With a dict Block -> fraction, whose
+        blocks are layers or bigger parts of ``net``, the weights of each block are ranked separately:
+        ``prune(net, {net[0]: 0.9, net[1]: 0.5})``.
     threshold : float
-        Instead of ``fraction``: all weights with a lower ratio are pruned, and those that were pruned before.
+        If it is given instead of ``fraction``, all weights with a lower ratio are pruned. Weights that were pruned
+        before stay pruned.
 
     Returns
     -------
@@ -76,13 +78,15 @@ def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
     TypeError
         Unless exactly one of ``fraction`` and ``threshold`` is given.
     ValueError
-        If an argument is outside its range, ``net`` has no Bayesian layer, a part of it is not in it or shares
-        Parameters with another part, or a mu or sigma is NaN. Nothing is changed then.
+        If an argument is outside its range, ``net`` has no Bayesian layer, a block in ``fraction`` is not a part of
+        ``net`` or shares Parameters with another block in ``fraction``, or a mu or sigma is NaN. Nothing is changed
+        then.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
     """
     if (fraction is None) == (threshold is None):
-        raise TypeError(f'prune takes either fraction or threshold (saw: fraction={fraction!r}, threshold={threshold!r})')
+        raise TypeError('prune takes either fraction or threshold '
+                        f'(saw: fraction={fraction!r}, threshold={threshold!r})')
     ranks = _Ranks(net)
     if threshold is not None:
         threshold = check_not_negative('threshold', threshold)
@@ -94,16 +98,16 @@ def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
 
 
 def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Block], Any]) -> List[Any]:
-    """What ``evaluate`` makes of copies of a network that are pruned by each of ``fractions``.
+    """Evaluate copies of a network that are pruned by each of ``fractions``.
 
     Parameters
     ----------
     net : Block
         It is not changed.
     fractions : sequence of float
-        Of all weights ranked together, as :func:`prune` takes it.
+        Fractions of all weights ranked together, as in :func:`prune`.
     evaluate : function of a network
-        Gets a copy of its own for each fraction, so that it may train it.
+        It is called with a new copy for each fraction, so it may train this copy.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Bl
     Raises
     ------
     ValueError, DeferredInitializationError, RuntimeError
-        As :func:`prune`, before anything is evaluated.
+        As in :func:`prune`; they are raised before anything is evaluated.
     """
     fractions = list(fractions)
     ranks = _Ranks(net)
@@ -129,7 +133,7 @@ def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Bl
 
 
 class _Ranks:
-    """The signal-to-noise ratios of all weights of a network, one after the other; -1 where pruned."""
+    """The signal-to-noise ratios of all weights of a network in one array; -1 where a weight is pruned."""
 
     def __init__(self, net):
         self.net = net
@@ -142,7 +146,7 @@ class _Ranks:
         self.everything = np.concatenate(parts)
 
     def parts(self, fraction):
-        """(indices of the weights that are ranked together, fraction of them)."""
+        """List of (indices of weights that are ranked together, fraction of them to prune)."""
         if not isinstance(fraction, dict):
             return [(np.arange(self.everything.size), check_fraction('fraction', fraction, closed=True))]
         parts, seen = [], set()
@@ -160,17 +164,17 @@ class _Ranks:
     def lowest(self, index, fraction):
         """Which of the weights ``index`` are in the lowest ``fraction`` of them."""
         ratios = self.everything[index]
-        # 1e-9: 0.29 * 100 is 28.999999999999996
+        # 1e-9 undoes rounding errors: 0.29 * 100 is 28.999999999999996.
         count, already = int(math.floor(ratios.size * fraction + 1e-9)), int((ratios < 0).sum())
         if count < already:
-            raise ValueError('fraction must be at least %d / %d, the weights of net that are pruned already '
-                             '(saw: %r)' % (already, ratios.size, fraction))
+            raise ValueError(f'fraction must be at least {already} / {ratios.size}, the weights of net that are pruned '
+                             f'already (saw: {fraction!r})')
         chosen = np.zeros(ratios.size, bool)
         chosen[np.argsort(ratios, kind='stable')[:count]] = True
         return chosen
 
     def prune(self, pruned):
-        """Prune the weights that ``pruned`` says, and return their number."""
+        """Prune the weights where the array ``pruned`` is True, and return their number."""
         for rho, where in self.slices.items():
             mask = pruned[where].reshape(rho.shape)
             for param, value in ((rho.mu, 0.), (rho, gaussian.PRUNED_RHO)):
@@ -182,7 +186,7 @@ class _Ranks:
 
 
 def _ratios(net):
-    """rho -> |mu| / sigma as numpy array."""
+    """rho -> |mu| / sigma as a numpy array."""
     ratios = {}
     for rho in bayesian(net):
         mu, sigma = (value.asnumpy() for value in gaussian.moments(value_of(rho.mu), value_of(rho)))

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Sparse Dense layers: what a pruned network becomes once its zeros are to cost neither disk nor time."""
+"""Sparse Dense layers, with which the zeros of a pruned network cost neither disk space nor time."""
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -15,16 +15,17 @@ from .plain import to_deterministic
 
 __all__ = ['SparseDense', 'to_sparse']
 
-# Marks the transpose at the end of a layer in a graph, so that a layer right after it undoes it by leaving it out. The
-# transposes between layers are a seventh of the time of a network with 98 % zeros.
+# The attribute that marks the transpose at the end of a layer in a graph. If a sparse layer follows directly, it leaves
+# out this transpose and its own. The transposes between layers take a seventh of the time of a network with 98 % zeros.
 _MARK = '__sparse_dense_rows__'
 
 
 class CSRParameter(Parameter):
-    """A Parameter without gradient whose value is a CSR matrix, made out of an ordinary one by :func:`make_csr`.
+    """A Parameter without gradient whose value is a CSR matrix. :func:`make_csr` makes it from an ordinary Parameter.
 
-    Gluon has ``stype='csr'``, but only half of it: ``data``, ``_reduce`` (that is saving) and ``initialize`` raise, as
-    they are written for row_sparse Parameters that a Trainer keeps. Loading, casting and cached graphs work.
+    Gluon supports ``stype='csr'`` only in part: ``data``, ``_reduce`` (which saves a Parameter) and ``initialize``
+    raise, since they are written for row_sparse Parameters that a Trainer keeps. Loading, casting and cached graphs
+    work.
     """
 
     _deferred_init: tuple
@@ -37,13 +38,13 @@ class CSRParameter(Parameter):
 
     def set_data(self, data):
         super().set_data(data.tostype('csr'))
-        self._finish_deferred_init()    # a forward would infer the shape first, which fails
+        self._finish_deferred_init()    # a forward would first infer the shape, which fails
 
     def _load_init(self, data, *args, **kwargs):
         if data.stype == 'csr' and not _is_valid(data):
-            # MXNet's product would read whatever memory the indices point to.
-            raise ValueError(f'Parameter {self.name} must be a valid CSR matrix, which the file does not hold (saw: indices '
-                             f'outside {data.shape})')
+            # MXNet's product would read memory outside the array, wherever the indices point.
+            raise ValueError(f'Parameter {self.name} must be a valid CSR matrix in the file '
+                             f'(saw: indices outside {data.shape})')
         super()._load_init(data, *args, **kwargs)
 
     def _reduce(self):
@@ -62,12 +63,12 @@ class CSRParameter(Parameter):
 
 def _check_kind():
     if is_np_array():
-        raise RuntimeError('MXNet has no sparse np arrays: SparseDense and to_sparse need classic ones, '
+        raise RuntimeError('MXNet has no sparse np arrays: SparseDense and to_sparse need classic arrays, '
                            'npx.reset_np()')
 
 
 def _is_valid(csr):
-    """Whether the indices of a CSR array are within it; MXNet's own ``check_format`` crashes on some that are not."""
+    """Whether the indices of a CSR array lie within it. MXNet's own ``check_format`` crashes on some invalid arrays."""
     starts, columns = csr.indptr.asnumpy(), csr.indices.asnumpy()
     return bool(starts.shape == (csr.shape[0] + 1,) and starts[0] == 0 and (np.diff(starts) >= 0).all()
                 and starts[-1] == len(columns) == len(csr.data.asnumpy())
@@ -75,7 +76,7 @@ def _is_valid(csr):
 
 
 def make_csr(param):
-    """Turn ``param`` into a :class:`CSRParameter`, in place, so that everything which refers to it still does."""
+    """Turn ``param`` into a :class:`CSRParameter`, in place, so that all references to it stay valid."""
     param.__class__ = CSRParameter
     param._stype = 'csr'
     param._var = None       # its symbol carries the storage type
@@ -91,10 +92,11 @@ class SparseDense(nn.Dense):
 
     .. math:: y = f(x W^T + b)
 
-    The weight is a CSR matrix in memory and in the file that ``save_parameters`` writes, 12 bytes for each value other
-    than 0 in float32, and the product takes only these into account. It gets no gradient; the bias and the input do.
-    Names of Parameters are those of ``nn.Dense``, and each of the two loads the other's file.
-    ``summary`` raises, as MXNet's sparse arrays have no ``size``; what ``export`` writes is loaded with dense weights.
+    The weight is a CSR matrix in memory and in the file that ``save_parameters`` writes. In float32, it takes 12 bytes
+    for each value other than 0, and the product uses only these values. The weight gets no gradient; the bias and the
+    input do. The Parameters have the same names as in ``nn.Dense``, and each of the two layers loads files of the
+    other. ``summary`` raises an error, since MXNet's sparse arrays have no ``size``. A network that ``export`` has
+    written is loaded with dense weights.
 
     Parameters
     ----------
@@ -107,11 +109,11 @@ class SparseDense(nn.Dense):
     dtype : str or numpy.dtype, default 'float32'
         float32 or float64.
     weight_initializer : str or Initializer, default None
-        Its zeros, if any, are not stored.
+        If it makes zeros, they are not stored.
     bias_initializer : str or Initializer, default 'zeros'
     in_units : int, default 0
-        Size of the input; 0 leaves it to the file that is loaded, or to ``weight.set_data``. Unlike that of
-        ``nn.Dense``, it is not inferred from the input.
+        Size of the input. With 0, the file that is loaded sets it, or ``weight.set_data`` does. It is not inferred
+        from the input, unlike in ``nn.Dense``.
 
     Inputs:
         - **data**: shape (batch_size, x1, ..., xn), or (x1, ..., xn, in_units), n >= 1, with ``flatten=False``
@@ -125,10 +127,10 @@ class SparseDense(nn.Dense):
         If ``dtype`` is neither float32 nor float64, or ``params`` are those of a layer with a dense weight; in the
         forward, if ``in_units`` is still unknown.
     RuntimeError
-        Under ``npx.set_np()``, as there are no sparse np arrays.
+        Under ``npx.set_np()``, since there are no sparse np arrays.
     """
 
-    #: Says that ``to_bayesian`` leaves it alone: it is for inference.
+    #: A layer with this attribute is for inference: ``to_bayesian`` does not convert it.
     _stays_plain = True
 
     def __init__(self, units: int, activation: Optional[str] = None, use_bias: bool = True, flatten: bool = True,
@@ -149,22 +151,23 @@ class SparseDense(nn.Dense):
 
     def hybrid_forward(self, F, x, weight, bias=None):
         if F is symbol and not shape_is_known(self.weight.shape):
-            raise ValueError(f'in_units of {self.name} must be known before it runs, as MXNet does not infer the shape of a '
-                             f'sparse weight: give it, or load the parameters (saw: {self._in_units})')
-        # MXNet's product is fast only with the sparse operand first, hence on examples as columns.
+            raise ValueError(f'in_units of {self.name} must be known before the layer runs, as MXNet does not infer '
+                             'the shape of a sparse weight: give in_units, or load the parameters '
+                             f'(saw: {self._in_units})')
+        # MXNet's product is fast only if its first operand is sparse, so the examples are columns here.
         if F is symbol and x.attr(_MARK):
             columns = x.get_children()[0]
         else:
             if F is symbol and x.get_children() is not None:
                 # slice_axis makes a copy in MXNet's layout. A reshape in place would leave the output of a 3D
-                # convolution in oneDNN's blocked layout, and transpose, which is oneDNN's operator, would raise "could
-                # not create a primitive descriptor for a reorder primitive". The input of a graph needs no copy.
+                # convolution in oneDNN's blocked layout. Then transpose, which is an operator of oneDNN, would raise
+                # "could not create a primitive descriptor for a reorder primitive". The input of a graph needs no copy.
                 x = F.slice_axis(x, axis=0, begin=0, end=None)
             columns = F.transpose(F.flatten(x) if self._flatten else F.reshape(x, shape=(-1, 0), reverse=True))
         out = F.sparse.dot(weight, columns)
         if bias is not None:
             out = F.broadcast_add(out, F.expand_dims(bias, axis=1))
-        elementwise = type(self.act) is nn.Activation       # whatever else stands there may know rows from columns
+        elementwise = type(self.act) is nn.Activation       # any other activation may treat the axes differently
         if elementwise:
             out = self.act(out)
         out = F.transpose(out, **({'attr': {_MARK: 'True'}} if F is symbol else {}))
@@ -177,18 +180,18 @@ class SparseDense(nn.Dense):
 
 
 def to_sparse(net: Block) -> Block:
-    """A plain network for inference whose Dense layers are :class:`SparseDense`, for one that is pruned.
+    """A plain network for inference whose Dense layers are :class:`SparseDense`, made from a pruned network.
 
-    A copy in which every Bayesian layer is first made deterministic (:func:`~bbb_layers.to_deterministic`), and then
-    every ``nn.Dense`` sparse. Names, hybridization and what refers to the layers stay as they are, and so do all other
-    layers: those of a class derived from ``nn.Dense``, and an ``nn.Dense`` whose weight a layer of another kind shares,
-    such as an Embedding. It pays from about 95 % zeros on, and where layers are hybridized together. ``net`` is not
-    changed.
+    The result is a copy. Every Bayesian layer in it is made deterministic first (:func:`~bbb_layers.to_deterministic`),
+    and then every ``nn.Dense`` is made sparse. Names, hybridization and references to the layers stay as they are. All
+    other layers stay as they are too; this includes layers of a class derived from ``nn.Dense``, and an ``nn.Dense``
+    whose weight is shared by a layer of another kind, such as an Embedding. Sparse layers are worthwhile from about
+    95 % zeros on, and where layers are hybridized together. ``net`` is not changed.
 
     Parameters
     ----------
     net : Block
-        Bayesian, plain, or in parts.
+        It may be Bayesian, plain, or Bayesian in parts.
 
     Returns
     -------
@@ -197,9 +200,10 @@ def to_sparse(net: Block) -> Block:
     Raises
     ------
     TypeError
-        If ``net`` is no Gluon block.
+        If ``net`` is not a Gluon block.
     ValueError
-        If ``net`` has no such layer, or one in a dtype other than float32 and float64, or a mu or sigma is not finite.
+        If ``net`` has no layer that can be made sparse, such a layer has a dtype other than float32 and float64, or a
+        mu or sigma is not finite.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet, or under ``npx.set_np()``.
     """
@@ -217,7 +221,7 @@ def to_sparse(net: Block) -> Block:
         raise ValueError('net must hold at least one Dense layer whose weight no layer of another kind shares '
                          f'(saw: {net!r})')
     for layer in layers:
-        # In place: attributes, lists and other blocks may refer to the layer and to its weight.
+        # This is done in place, because attributes, lists and other blocks may refer to the layer and to its weight.
         layer.__class__ = SparseDense
         make_csr(layer.weight)
     return new
