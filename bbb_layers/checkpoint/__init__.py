@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checkpoints of a training run: one file that is at any time complete, and known to be what was written."""
+"""Checkpoints of a training run: one file that is complete at any time, and verified by a checksum."""
 from .file import write_atomically
 from .training import load_checkpoint, save_checkpoint
 

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""One file that is at any time complete, and known to be what was written."""
+"""The file of a checkpoint, which is complete at any time and verified by a checksum."""
 import contextlib
 import glob
 import hashlib
@@ -20,35 +20,36 @@ __all__ = ['Path', 'MAGIC', 'write_atomically', 'write', 'read']
 
 Path = Union[str, os.PathLike]
 
-#: What a file starts with, by its format.
+#: The number of a format -> the first bytes of its files.
 MAGIC = {1: b'bbb_layers checkpoint 1\n', 2: b'bbb_layers checkpoint 2\n'}
 _FORMAT = 2
 _DIGEST = 32
-#: Bytes of a file name to which a hidden file's name can add its own; file systems take 255.
+#: A hidden file's name contains the file's name if this has at most this many bytes; file systems allow 255 in all.
 _LONGEST = 200
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it at any time holds all of the content or what it held before.
+    """Write a file that contains, at any time, either all of the new content or its old content.
 
-    A process that is killed while it writes leaves a hidden file ``.NAME.*.part`` behind (of a name that is too long
-    for that, its SHA-1), which the next one that writes there removes.
+    A process that is killed while it writes leaves a hidden file ``.NAME.*.part`` behind, where the SHA-1 of NAME
+    replaces a NAME that is too long. The next process that writes the same file removes the hidden file.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Of a symbolic link the file that it leads to is written.
+        If this is a symbolic link, the file to which it leads is written.
     content : bytes
 
     Raises
     ------
     OSError
-        If it cannot be written: the disk is full, the folder is read-only, ... What was there before stays.
+        If the file cannot be written: the disk is full, the folder is read-only, ... The old file stays as it was.
     """
     try:
         _write(os.path.realpath(path), content)
     except OSError as error:
-        # Of a full disk Python does not say which, and the name of the hidden file is nobody's affair.
+        # If the disk is full, Python's error names no file. Other errors name the hidden file, which means nothing to
+        # the user.
         error.filename = os.fspath(path)
         raise
 
@@ -60,18 +61,18 @@ def _write(path, content):
     _remove_parts(folder, name)
     handle, part = _locked_part(folder, name)
     try:
-        # Open until the end: its lock tells other processes that it is being written.
+        # The file stays open until the end: its lock tells other processes that it is being written.
         with os.fdopen(handle, 'wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            # mkstemp makes files that nobody else may read.
+            # mkstemp makes files that only their owner may read. This gives the file the usual permissions.
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(part, 0o666 & ~umask)
             try:
                 os.replace(part, path)
-            except OSError as error:    # Python names both files, and there is no way to have it name one again
+            except OSError as error:    # Python's error names both files, and cannot be changed to name only one
                 raise OSError(error.errno, error.strerror) from None
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -84,13 +85,13 @@ def _locked_part(folder, name):
     while True:
         handle, part = tempfile.mkstemp(prefix=f'.{name}.', suffix='.part', dir=folder)
         _lock(handle, wait=True)
-        if os.fstat(handle).st_nlink:       # else somebody took it for left behind before it was locked
+        if os.fstat(handle).st_nlink:       # otherwise another process removed the file before it was locked
             return handle, part
         os.close(handle)
 
 
 def _lock(handle, wait):
-    """Lock a file; returns whether it is locked now. It is unlocked when it is closed, or its process ends."""
+    """Lock a file; returns whether it is locked now. The lock ends when the file is closed, or its process ends."""
     if fcntl is None:
         return False
     try:
@@ -101,7 +102,7 @@ def _lock(handle, wait):
 
 
 def _remove_parts(folder, name):
-    """Remove what processes left behind that were killed while they wrote a file of this name."""
+    """Remove the hidden files of processes that were killed while they wrote a file of this name."""
     for part in glob.glob(os.path.join(glob.escape(folder), f'.{glob.escape(name)}.*.part')):
         with contextlib.suppress(OSError):
             handle = os.open(part, os.O_RDWR)
@@ -113,7 +114,7 @@ def _remove_parts(folder, name):
 
 
 def write(path: Path, meta: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> None:
-    """Write ``meta``, which JSON can hold, and ``arrays``, with a checksum over both."""
+    """Write ``meta``, which must be a value that JSON can hold, and ``arrays``, with a checksum over both."""
     encoded = np.frombuffer(json.dumps(meta, allow_nan=True).encode('utf-8'), dtype=np.uint8)
     stream = io.BytesIO()
     np.savez(stream, **arrays, meta=encoded)
@@ -122,14 +123,14 @@ def write(path: Path, meta: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> No
 
 
 def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
-    """What :func:`write` wrote, or a file of an earlier format in the form of this one.
+    """The ``meta`` and ``arrays`` that :func:`write` wrote; earlier formats are converted to the present format.
 
     Raises
     ------
     ValueError
-        If the file is no checkpoint, or is damaged.
+        If the file is not a checkpoint, or is damaged.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with open(path, 'rb') as file:
         content = file.read()
@@ -147,14 +148,15 @@ def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
         if known == 1 and 'trainer' in meta:
             _upgrade(meta['trainer'])
         return meta, arrays
-    except Exception as error:      # there is no end of what zipfile and numpy raise
+    except Exception as error:      # zipfile and numpy raise errors of many classes
         raise ValueError(f'{path}: must be a checkpoint of bbb_layers (saw: {error})') from None
 
 
 def _upgrade(trainer):
-    """Bring what the first format says of a Trainer into the form of this one.
+    """Convert the description of a Trainer from the first format to the present format.
 
-    It has the name of the optimizer's class alone, none of the schedule's, and numbers alone.
+    The first format has the name of the optimizer's class without its module, no name of the schedule's class, and only
+    the attributes that are numbers.
     """
     trainer['optimizer'] = {'kind': trainer['optimizer'], 'attributes': trainer.pop('numbers')}
     if trainer['schedule'] is not None:

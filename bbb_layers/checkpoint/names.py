@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The names by which checkpoints refer to classes, and what of an object's attributes JSON can hold."""
+"""The names by which checkpoints refer to classes, and the attributes of objects that JSON can hold."""
 import contextlib
 import importlib
 import inspect
@@ -10,16 +10,16 @@ from mxnet.optimizer import Optimizer
 
 __all__ = ['MEANS', 'class_name', 'same_class', 'plain', 'same', 'attributes', 'arguments']
 
-#: Attributes of an optimizer that tell how an update is computed, and do not change what it is.
+#: Attributes of an optimizer that decide how an update is computed, but do not change its result.
 MEANS = ('aggregate_num', 'allow_np_array')
-#: Modules of version 0.1 whose classes a file can name by their path -> where their public names are now.
+#: Module of version 0.1 by which a file can name a class -> the module where the class has its public name now.
 _MODULES_OF_0_1 = {'bbb_layers.likelihoods': 'bbb_layers', 'bbb_layers.loss': 'bbb_layers',
                    'bbb_layers.optimizer': 'bbb_layers'}
 
 
 def class_name(cls: type) -> str:
     """The public name of a class of this package; the full path of any other class."""
-    # This is not imported above, since the package itself imports this module.
+    # The package is not imported above, since it imports this module.
     package = importlib.import_module(__name__.partition('.')[0])
     if cls.__name__ in package.__all__ and getattr(package, cls.__name__) is cls:
         return f'{package.__name__}.{cls.__name__}'
@@ -27,9 +27,9 @@ def class_name(cls: type) -> str:
 
 
 def same_class(saved: str, name: str) -> bool:
-    """Whether ``saved``, from a file, and ``name``, from :func:`class_name`, are of one class.
+    """Whether ``saved``, from a file, and ``name``, from :func:`class_name`, are names of the same class.
 
-    A class of a script is the same where the script is imported.
+    A class of a script that runs as ``__main__`` counts as the same as the class of the imported script.
     """
     module, _, last = saved.rpartition('.')
     if module in _MODULES_OF_0_1:
@@ -39,24 +39,24 @@ def same_class(saved: str, name: str) -> bool:
 
 
 def plain(name: str, value: Any) -> Any:
-    """``value`` as JSON gives it back, or TypeError if that is something else."""
+    """``value``, with NumPy's numbers as Python's; TypeError if JSON would not give it back unchanged."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     try:
         if isinstance(value, list):
-            return [plain('%s[%d]' % (name, index), each) for index, each in enumerate(value)]
+            return [plain(f'{name}[{index}]', each) for index, each in enumerate(value)]
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return {key: plain(f'{name}[{key!r}]', each) for key, each in value.items()}
     except RecursionError:
         pass
-    raise TypeError(f'{name} must be what JSON can hold: None, bool, int, float, str, list, or dict with keys that are str '
-                    f'(saw: {value!r})')
+    raise TypeError(f'{name} must be what JSON can hold: None, bool, int, float, str, list, or dict with keys that are '
+                    f'str (saw: {value!r})')
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values from JSON are equal, NaN to NaN."""
+    """Whether two values from JSON are equal, where NaN counts as equal to NaN."""
     return one == other or (one != one and other != other)
 
 
@@ -64,7 +64,7 @@ def attributes(thing: object) -> Dict[str, Any]:
     """The attributes of an optimizer, of a schedule or of a loss that JSON can hold."""
     found = {}
     for name, value in getattr(thing, '__dict__', {}).items():
-        # The keys of an optimizer's own dicts are Parameters.
+        # The dicts of an optimizer have an entry for each Parameter, and are not saved as attributes.
         if name not in MEANS and not (isinstance(thing, Optimizer) and isinstance(value, dict)):
             with contextlib.suppress(TypeError):    # arrays, functions, ...
                 found[name] = plain(name, list(value) if isinstance(value, tuple) else value)
@@ -72,6 +72,6 @@ def attributes(thing: object) -> Dict[str, Any]:
 
 
 def arguments(thing: object) -> Set[str]:
-    """The names of all that the constructors of an object's classes take."""
+    """The names of all arguments that the constructors of an object's class and its base classes take."""
     return {name for base in type(thing).__mro__ if inspect.isfunction(vars(base).get('__init__'))
             for name in inspect.signature(vars(base)['__init__']).parameters}

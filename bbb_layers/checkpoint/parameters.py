@@ -15,14 +15,14 @@ __all__ = ['pack', 'unpack', 'Loaded', 'priors_of']
 
 
 class Loaded(NamedTuple):
-    """A Parameter and what a file has for it, which is known to fit.
+    """A Parameter and its value from a file, which was checked to fit.
 
     Attributes
     ----------
     param : Parameter
     value : numpy array
     each : numpy array or None
-        The values on each context, along the first axis, if they differ.
+        The values on each context, along the first axis, if the contexts differ.
     """
     param: Parameter
     value: np.ndarray
@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
 
 
 def pack(prefix: str, block: Block, arrays: Dict[str, np.ndarray]) -> List[str]:
-    """Put the Parameters of ``block`` into ``arrays``; returns their names, as ``save_parameters`` has them."""
+    """Put the Parameters of ``block`` into ``arrays``; returns their names, as ``save_parameters`` writes them."""
     params = block._collect_params_with_prefix()
     for name, param in params.items():
         if param._stype != 'default':
@@ -52,10 +52,11 @@ def pack(prefix: str, block: Block, arrays: Dict[str, np.ndarray]) -> List[str]:
 
 
 def unpack(path: Path, prefix: str, block: Block, names: Any, arrays: Dict[str, np.ndarray]) -> List[Loaded]:
-    """Check that the Parameters fit ``block``; returns what they are to be set to."""
+    """Check that the Parameters in a file fit ``block``; returns them with the values that they are to get."""
     params = block._collect_params_with_prefix()
     if set(names) != set(params):
-        raise ValueError(f'{path}: must hold the Parameters of this {type(block).__name__}: {sorted(set(params) - set(names))} missing, {sorted(set(names) - set(params))} too many')
+        raise ValueError(f'{path}: must hold the Parameters of this {type(block).__name__}: '
+                         f'{sorted(set(params) - set(names))} missing, {sorted(set(names) - set(params))} too many')
     found = []
     for name, param in params.items():
         value = arrays[f'{prefix}/{name}']
@@ -66,13 +67,14 @@ def unpack(path: Path, prefix: str, block: Block, names: Any, arrays: Dict[str, 
         if np.dtype(param.dtype) != value.dtype:
             raise ValueError(f'{path}: Parameter {name} must be {np.dtype(param.dtype)} (saw: {value.dtype})')
         if each is not None and (each.shape[1:] != value.shape or each.dtype != value.dtype):
-            raise ValueError(f'{path}: Parameter {name} must be {value.dtype}, {value.shape} on each context (saw: {each.dtype}, {each.shape[1:]})')
+            raise ValueError(f'{path}: Parameter {name} must be {value.dtype}, {value.shape} on each context '
+                             f'(saw: {each.dtype}, {each.shape[1:]})')
         found.append(Loaded(param, value, each))
     return found
 
 
 def priors_of(net: Block) -> Dict[str, str]:
-    """Name of a Parameter rho -> the prior of its weights, in words."""
-    # Without addresses, which a function among the attributes of one's own prior has.
+    """Name of a Parameter rho -> the ``repr`` of the prior of its weights, without addresses in memory."""
+    # A function among the attributes of a user's prior has an address, which is another one in each process.
     return {name: re.sub(' at 0x[0-9a-fA-F]+', '', repr(param.prior))
             for name, param in net._collect_params_with_prefix().items() if isinstance(param, RhoParameter)}

@@ -19,11 +19,11 @@ from .names import MEANS, arguments, attributes, class_name, same, same_class
 
 __all__ = ['updaters_of', 'pack', 'unpack']
 
-#: What a constructor takes that training changes: the Trainer scales gradients, MXNet's schedules count down base_lr.
+#: Arguments whose attributes training changes: the Trainer sets rescale_grad, and MXNet's schedules reduce base_lr.
 _PROGRESS = ('rescale_grad', 'base_lr')
-#: What MXNet's constructors keep under another name than that of their argument, and leave alone.
+#: Attributes in which MXNet's constructors keep arguments of another name, and which training does not change.
 _ARGUMENTS = ('base_lr_orig', 'float_stable_eps', 'power', 'warmup_final_lr')
-#: The attributes of a Trainer's Parameters that steer its updates.
+#: The attributes of a Trainer's Parameters that control its updates.
 _BY_PARAMETER = ('lr_mult', 'wd_mult', 'grad_req')
 
 
@@ -46,7 +46,7 @@ def updaters_of(trainer: Trainer) -> List[Updater]:
 
 
 def pack(trainer: Trainer, names: List[str], arrays: Dict[str, np.ndarray]) -> Dict[str, Any]:
-    """What to know of a Trainer whose Parameters have these ``names``; its states are put into ``arrays``."""
+    """The description of a Trainer whose Parameters have these ``names``; its states are put into ``arrays``."""
     updaters, optimizer = updaters_of(trainer), trainer.optimizer
     return {'optimizer': _made(optimizer), 'schedule': _made(optimizer.lr_scheduler),
             'params': {name: {'lr_mult': float(param.lr_mult), 'wd_mult': float(param.wd_mult),
@@ -58,23 +58,23 @@ def pack(trainer: Trainer, names: List[str], arrays: Dict[str, np.ndarray]) -> D
 def _counts(trainer):
     """The counts of updates on the first context, which belong to the states that are saved.
 
-    An optimizer's ``_index_update_count`` is that of the context which it updated last. Before its first update, such
-    as right after loading, it is that of device 0, where the Trainer need not have any Parameter.
+    An optimizer's ``_index_update_count`` has the counts of the context that it updated last. Before the first update,
+    such as right after loading, it has the counts of device 0, where the Trainer need not have any Parameter.
     """
     return trainer.optimizer._all_index_update_counts.get(trainer._contexts[0].device_id, {})
 
 
 def _made(thing):
-    """What to know of an optimizer or of a schedule."""
+    """The description of an optimizer or of a schedule: its class and its attributes."""
     return None if thing is None else {'kind': class_name(type(thing)), 'attributes': attributes(thing)}
 
 
 def _pack_state(state, arrays):
-    """The name of an optimizer's state in ``arrays``; lists of names for lists of states."""
+    """Put an optimizer's state into ``arrays``; returns its name there, or a list of names for a list of states."""
     if isinstance(state, (list, tuple)):
         return [_pack_state(part, arrays) for part in state]
     if isinstance(state, ndarray.NDArray):
-        name = 'states/%d' % len(arrays)
+        name = f'states/{len(arrays)}'
         arrays[name] = state.asnumpy()
         return name
     return None
@@ -82,7 +82,7 @@ def _pack_state(state, arrays):
 
 def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
            arrays: Dict[str, np.ndarray]) -> List[Callable[[], Any]]:
-    """Check that all that a file has of a Trainer fits; returns what is to be called then, in this order.
+    """Check that the description of a Trainer in a file fits; returns the functions to call then, in this order.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
     step = meta['optimizer']['attributes'].get(STEP)
     changes.append(partial(set_loaded_step, optimizer, None if step is None else check_step(step)))
     places = {name: index for index, name in enumerate(names)}
-    per_parameter = meta.get('params', {})      # files of an earlier version do not have it
+    per_parameter = meta.get('params', {})      # files of earlier versions do not have this entry
     _check_names(path, places, meta, per_parameter)
     for name, saved in per_parameter.items():
         param = trainer._params[places[name]]
@@ -121,23 +121,22 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
 
 
 def _check_names(path, places, meta, per_parameter):
-    """ValueError if a file has other Parameters than the Trainer."""
+    """Raise ValueError if a file has other Parameters than the Trainer."""
     missing = sorted(set(meta['states']).union(meta['counts'], per_parameter) - set(places))
     if missing:
-        raise ValueError('{}: trainer must have the Parameters that it had (saw: none for {})'.format(
-            path, ', '.join(missing)))
+        raise ValueError(f'{path}: trainer must have the Parameters that it had (saw: none for {", ".join(missing)})')
     more = sorted(set(places) - set(per_parameter)) if per_parameter else []
     if more:
-        raise ValueError('{}: trainer must have the Parameters that it had, and no others (saw: also {})'.format(
-            path, ', '.join(more)))
+        raise ValueError(f'{path}: trainer must have the Parameters that it had, and no others '
+                         f'(saw: also {", ".join(more)})')
 
 
 def _check_multipliers(path, name, saved):
     for attribute in ('lr_mult', 'wd_mult'):
         check_finite(f'{path}: {attribute} of {name}', saved[attribute])
     if not is_one_of(saved['grad_req'], ('write', 'add', 'null')):
-        raise ValueError("{}: grad_req of {} must be 'write', 'add' or 'null' (saw: {!r})".format(
-            path, name, saved['grad_req']))
+        raise ValueError(f"{path}: grad_req of {name} must be 'write', 'add' or 'null' "
+                         f'(saw: {saved["grad_req"]!r})')
 
 
 def _count(path, name, count):
@@ -147,25 +146,28 @@ def _count(path, name, count):
 
 
 def _unpack_states(path, trainer, place, name, state, arrays):
-    """The states of one Parameter, which must be such as the optimizer makes for a fresh start."""
+    """The states of one Parameter, which must be of the kind that the optimizer makes when training starts."""
     weight = ndarray.array(arrays[name], dtype=arrays[name].dtype)
     fresh = trainer.optimizer.create_state_multi_precision(place, weight)
     return _unpack_state(path, trainer._params[place], trainer.optimizer, state, fresh, arrays)
 
 
 def _unpack_state(path, param, optimizer, state, like, arrays):
-    """``state`` as NDArrays, if it is of the same kind as ``like``."""
+    """``state`` as NDArrays, if it has the same structure, shapes and dtypes as ``like``; otherwise ValueError."""
     if isinstance(state, list) and isinstance(like, (list, tuple)) and len(state) == len(like):
         return tuple(_unpack_state(path, param, optimizer, *parts, arrays) for parts in zip(state, like))
     if state is None and like is None:
         return None
     if not isinstance(state, str) or not isinstance(like, ndarray.NDArray):
-        raise ValueError(f'{path}: the states of Parameter {param.name} must be those of {type(optimizer).__name__} (saw: {state!r})')
+        raise ValueError(f'{path}: the states of Parameter {param.name} must be those of {type(optimizer).__name__} '
+                         f'(saw: {state!r})')
     array = arrays[state]
     if array.shape != like.shape:
-        raise ValueError(f'{path}: the states of Parameter {param.name} must have the shape {like.shape} (saw: {array.shape})')
+        raise ValueError(f'{path}: the states of Parameter {param.name} must have the shape {like.shape} '
+                         f'(saw: {array.shape})')
     if array.dtype != like.dtype:
-        raise ValueError(f'{path}: the states of Parameter {param.name} must be {np.dtype(like.dtype)} (saw: {array.dtype})')
+        raise ValueError(f'{path}: the states of Parameter {param.name} must be {np.dtype(like.dtype)} '
+                         f'(saw: {array.dtype})')
     return ndarray.array(array, dtype=array.dtype)
 
 
@@ -181,7 +183,7 @@ def _set_states(updater, states):
 
 
 def _changed(path, what, thing, saved):
-    """Check that ``thing`` was made as the one that was saved; returns the attributes that training changed since."""
+    """Check that ``thing`` was made as the saved object was; returns the saved attributes that must be restored."""
     if saved is None and thing is None:
         return {}
     if saved is None or thing is None:
@@ -192,36 +194,36 @@ def _changed(path, what, thing, saved):
         if name == STEP or name in MEANS or (name in own and same(own[name], value)):
             continue
         if name in settings:
-            raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {has.get(name)!r}); make the Trainer as it was made, and '
-                             'change it after loading')
+            raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {has.get(name)!r}); '
+                             'make the Trainer as it was made, and change it after loading')
         changed[name] = _as_kind_of(path, what, name, has.get(name), value)
     return changed
 
 
 def _check_class(path, what, thing, saved):
-    """ValueError if ``thing`` is of another class than what was saved."""
+    """Raise ValueError if ``thing`` is of another class than the saved object."""
     kind, known = saved['kind'], saved['attributes']
-    # 'adam' and 'fusedadam' go on with each other's states. Classes that are derived from these may not.
+    # 'adam' and 'fusedadam' can each continue with the other's states. Classes that are derived from them may not.
     classes = list(ADAMS.values()) if type(thing) in ADAMS.values() else [type(thing)]
     if kind is not None and any(same_class(kind, class_name(cls)) for cls in classes):
         return
-    # The first format has the name of an optimizer's class alone, and none of a schedule's.
+    # The first format has the name of an optimizer's class without its module, and no name of a schedule's class.
     if kind in [None] + [cls.__name__ for cls in classes] and known.keys() <= getattr(thing, '__dict__', {}).keys():
         return
-    raise ValueError('{}: the {} must be {}, as it was (saw: {})'.format(
-        path, what, kind or 'one with {}'.format(', '.join(sorted(known))), class_name(type(thing))))
+    was = kind or f'one with {", ".join(sorted(known))}'
+    raise ValueError(f'{path}: the {what} must be {was}, as it was (saw: {class_name(type(thing))})')
 
 
 def _settings(thing):
-    """The names of the attributes that are as the constructor was told."""
+    """The names of the attributes that keep the values which the constructor was given."""
     names = arguments(thing).union(_ARGUMENTS)
     if getattr(thing, 'lr_scheduler', None) is not None:
-        names.add('lr')     # else set_learning_rate changes it
+        names.add('lr')     # without a schedule, set_learning_rate changes it
     return names.difference(_PROGRESS)
 
 
 def _as_kind_of(path, what, name, had, value):
-    """``value`` from JSON, which has neither tuples nor NumPy's types nor dicts of a kind of their own."""
+    """``value`` from JSON, in the type of ``had`` if this is a tuple, a NumPy type or a class derived from dict."""
     if value is None:
         return None
     if isinstance(had, numbers.Real):

@@ -23,45 +23,46 @@ __all__ = ['save_checkpoint', 'load_checkpoint']
 
 def save_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None, loss: Optional[Block] = None,
                     **facts: Any) -> None:
-    """Write all that a training run needs to go on: Parameters, the Trainer's states, and ``facts``.
+    """Write everything that a training run needs to continue: Parameters, the Trainer's states, and ``facts``.
 
-    The file appears whole or not at all, and carries a SHA-256 checksum, which MXNet's own formats do not have. It is
-    read without unpickling anything.
+    The file is written completely or not at all, and has a SHA-256 checksum, which MXNet's own formats do not have. It
+    is read without unpickling anything.
 
-    MXNet's random numbers are no part of it, since MXNet does not tell their state: a run that shall go on exactly as
-    if it had not been interrupted seeds them at the start of each epoch, from the run's seed and the epoch.
+    The file does not contain the state of MXNet's random number generators, since MXNet gives no access to it. A run
+    that must continue exactly as if it had not been interrupted seeds the generators at the start of each epoch, from
+    the seed of the run and the number of the epoch.
 
     Parameters
     ----------
     path : str or os.PathLike
     net : Block
-        Initialized, all shapes known.
+        The network. It must be initialized, and all shapes must be known.
     trainer : gluon.Trainer, optional
-        Its states, counts of updates, the attributes of its optimizer and ``lr_scheduler`` that are numbers, flags,
-        words, None, or lists of them, in a schedule also dicts, and ``lr_mult``, ``wd_mult`` and ``grad_req`` of its
-        Parameters.
+        The Trainer. The file gets its states and counts of updates; those attributes of its optimizer and of its
+        ``lr_scheduler`` that are numbers, bools, strings, None, or lists or tuples of these, in a schedule also dicts;
+        and ``lr_mult``, ``wd_mult`` and ``grad_req`` of its Parameters.
     loss : Block, optional
         A loss that has Parameters of its own, or a ``kl_weight``.
     **facts
-        Whatever JSON can hold and gives back as it was, such as ``epoch=3, seed=0``: no tuples, and no keys but str.
-        NumPy's numbers come back as Python's.
+        Further values, such as ``epoch=3, seed=0``. JSON must be able to hold them and to give them back unchanged:
+        tuples, and dicts with keys that are not str, are not allowed. NumPy's numbers come back as Python's.
 
     Raises
     ------
     TypeError
-        If an argument is of another type, or a fact is nothing that JSON holds.
+        If an argument is of another type, or JSON cannot hold a fact.
     ValueError
-        If ``trainer`` updates its Parameters on a kvstore, where the states are, or has others than those of ``net``
-        and ``loss``; or a Parameter is sparse.
+        If ``trainer`` updates its Parameters on a kvstore, which then has the states, or has Parameters that are not in
+        ``net`` or ``loss``; or a Parameter is sparse.
     RuntimeError, DeferredInitializationError
         If a Parameter is not initialized yet.
     OSError
-        If the file cannot be written. An old one stays as it is.
+        If the file cannot be written. An old file stays as it is.
     """
     _check(net, trainer, loss)
     arrays: Dict[str, np.ndarray] = {}
     if trainer is not None:
-        updaters_of(trainer)        # its kvstore begins by handing the first context's Parameters to all
+        updaters_of(trainer)        # when its kvstore starts, it copies the first context's Parameters to all contexts
     meta = {'facts': plain('facts', facts), 'params': parameters.pack('params', net, arrays),
             'priors': parameters.priors_of(net)}
     if loss is not None:
@@ -73,49 +74,54 @@ def save_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None, l
 
 def load_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None,
                     loss: Optional[Block] = None) -> Dict[str, Any]:
-    """Bring a training run back to where :func:`save_checkpoint` wrote it.
+    """Restore a training run to the state in which :func:`save_checkpoint` saved it.
 
-    Nothing is changed unless the whole file is right and fits.
+    Nothing is changed unless the whole file is valid and fits.
 
-    What training changes is restored: Parameters, states, counts, the learning rate (``set_learning_rate`` changes it)
-    or the schedule's progress, ``lr_mult``, ``wd_mult`` and ``grad_req`` of the Trainer's Parameters, ``kl_weight``.
-    What stays as it was given to a constructor is compared, and raises ValueError if it is another: kind of optimizer
-    and ``lr_scheduler``, ``momentum``, ``wd``, ``clip_gradient``, ``multi_precision``, a schedule's ``step``,
-    ``max_update`` and first ``base_lr``, ...; which Parameters the Trainer has; the loss's ``num_train`` and
-    ``weight``, its likelihood's class and the attributes of that which have the name of an argument of its constructor
-    (or that and an underscore before it); with a Trainer or a loss also the priors, by their ``repr``. To go on
-    otherwise, make all as it was made, load, and then change it, such as by ``trainer.optimizer.lr_scheduler = ...``.
-    A ``num_train`` that was changed between steps is compared with its last value: set it before loading. The kinds
-    ``'adam'`` and ``'fusedadam'``, which compute the same, count as one kind. Files that were written before all this
-    was saved are compared by what they have. Of the network nothing but Parameters and priors is looked at: not
-    activations, nor ``estimator``.
+    The values that training changes are restored: the Parameters, the Trainer's states and counts of updates, the
+    learning rate (which ``set_learning_rate`` changes) or the progress of the schedule, ``lr_mult``, ``wd_mult`` and
+    ``grad_req`` of the Trainer's Parameters, and ``kl_weight``.
 
-    Of own optimizers and schedules, attributes that have the name of an argument of their constructor are compared,
-    the others restored.
+    The values that stay as a constructor was given them are compared, and a difference raises ValueError: the kinds of
+    the optimizer and the ``lr_scheduler``; ``momentum``, ``wd``, ``clip_gradient``, ``multi_precision``, a schedule's
+    ``step``, ``max_update`` and first ``base_lr``, and so on; which Parameters the Trainer has; the loss's
+    ``num_train``, ``weight`` and ``batch_axis``; the class of its likelihood, and those attributes of the likelihood
+    that have the name of an argument of its constructor, with or without an underscore before it. If a Trainer or a
+    loss is given, the priors are compared too, by their ``repr``. Of the network, only Parameters and priors are
+    looked at; activations and ``estimator``, for instance, are not compared.
+
+    To continue with other settings, make all objects as they were made, load, and then change the settings, for
+    instance with ``trainer.optimizer.lr_scheduler = ...``. A ``num_train`` that was changed between steps is compared
+    with its last value: set this value before loading. ``'adam'`` and ``'fusedadam'`` compute the same updates, and
+    count as the same kind of optimizer. Older files lack some of these entries; only the entries that a file has are
+    compared.
+
+    In optimizers and schedules that are classes of your own, the attributes that have the name of an argument of their
+    constructor are compared, and the other attributes are restored.
 
     Parameters
     ----------
     path : str or os.PathLike
     net : Block
-        Of the same structure. Parameters keep their contexts; those that are not initialized yet come to the CPU, or
-        to where their deferred initialization was to bring them. What differed from context to context, such as the
-        running statistics of BatchNorm, does so again, but on another number of contexts it is the mean, as Gluon has
-        it.
+        A network of the same structure. Its Parameters keep their contexts. Parameters that are not initialized yet are
+        put on the CPU, or on the contexts of their deferred initialization. Values that differed from context to
+        context, such as the running statistics of BatchNorm, are restored on each context; if the number of contexts
+        has changed, all contexts get the mean, as in Gluon.
     trainer, loss : gluon.Trainer and Block, optional
-        As they were saved: a Trainer of the same Parameters, made with the same arguments. Without them, as for
-        prediction alone, what the file has of them is left out.
+        Objects like those that were saved: the Trainer must have the same Parameters, and both must be made with the
+        same arguments. Without them, for instance for prediction only, their part of the file is not used.
 
     Returns
     -------
     dict
-        The facts.
+        The facts that were saved.
 
     Raises
     ------
     TypeError
         If an argument is of another type.
     ValueError
-        If the file is no checkpoint, is damaged, or does not fit ``net``, ``trainer`` or ``loss``; or ``trainer``
+        If the file is not a checkpoint, is damaged, or does not fit ``net``, ``trainer`` or ``loss``; or ``trainer``
         updates its Parameters on a kvstore.
     OSError
         If the file cannot be read.
@@ -128,15 +134,16 @@ def load_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None,
             if not isinstance(facts, dict):
                 raise TypeError(f'facts are {facts!r}')
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        # It is whole, but some other program's, or another version's.
-        raise ValueError(f'{path}: must hold what save_checkpoint writes (saw: {type(error).__name__}: {error})') from None
+        # The checksum is right, but another program or another version wrote the file.
+        raise ValueError(f'{path}: must hold what save_checkpoint writes '
+                         f'(saw: {type(error).__name__}: {error})') from None
     for change in changes:
         change()
     return facts
 
 
 def _changes(path, net, trainer, loss, meta, arrays):
-    """Check that all of a file fits; returns what is to be called then, in this order."""
+    """Check that the whole file fits; returns the functions to call then, in this order."""
     params = parameters.unpack(path, 'params', net, meta['params'], arrays)
     changes: List[Callable[[], Any]] = []
     for name, value in (('loss', loss), ('trainer', trainer)):
@@ -153,20 +160,20 @@ def _changes(path, net, trainer, loss, meta, arrays):
     if trainer is not None:
         for loaded in params:
             if loaded.param._data is None:
-                loaded.set()    # a Trainer cannot begin without
+                loaded.set()    # a Trainer cannot start with Parameters that are not initialized
         changes += unpack_trainer(path, trainer, _names(trainer, net, loss), meta['trainer'], arrays)
     return [loaded.set for loaded in params] + changes
 
 
 def _check_priors(path, net, saved):
-    """ValueError if a Parameter has another prior than it had."""
+    """Raise ValueError if a Parameter has another prior than the saved one."""
     for name, prior in parameters.priors_of(net).items():
         if saved.get(name, prior) != prior:
             raise ValueError(f'{path}: the prior of Parameter {name} must be {saved[name]}, as it was (saw: {prior})')
 
 
 def _pack_loss(loss):
-    """What a loss was made with, and its ``kl_weight``."""
+    """The arguments with which a loss was made, and its ``kl_weight``."""
     return {'num_train': plain('num_train', getattr(loss, 'num_train', None)),
             'loss_settings': {what: dict(_settings(part), **{'class': class_name(type(part))})
                               for what, part in _parts(loss).items()},
@@ -174,34 +181,33 @@ def _pack_loss(loss):
 
 
 def _check_loss(path, loss, meta):
-    """ValueError if a loss was not made as the loss that was saved."""
-    # Files of the first format have none of this.
+    """Raise ValueError if a loss was not made as the loss that was saved."""
+    # Files of the first format have none of these entries.
     num_train = getattr(loss, 'num_train', None)
     if meta.get('num_train', num_train) != num_train:
-        raise ValueError('{}: num_train of the loss must be {!r}, as it was (saw: {!r})'.format(
-            path, meta['num_train'], num_train))
+        raise ValueError(f'{path}: num_train of the loss must be {meta["num_train"]!r}, as it was '
+                         f'(saw: {num_train!r})')
     parts = _parts(loss)
     for what, saved in meta.get('loss_settings', {}).items():
         if what not in parts:
             continue
         kind, now = class_name(type(parts[what])), _settings(parts[what])
         if not same_class(saved.get('class', kind), kind):
-            raise ValueError('{}: class of the {} must be {!r}, as it was (saw: {!r})'.format(
-                path, what, saved['class'], kind))
+            raise ValueError(f'{path}: class of the {what} must be {saved["class"]!r}, as it was (saw: {kind!r})')
         for name, value in saved.items():
             if name in now and not same(value, now[name]):
                 raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {now[name]!r})')
 
 
 def _parts(loss):
-    """Name -> part, of a loss and all blocks in it."""
+    """Name -> block, for a loss and all blocks in it."""
     return {path or 'loss': part for path, part in walk_with_paths(loss)}
 
 
 def _settings(part):
-    """What the constructor of a part of a loss was told: by the part itself, or by attributes with such names."""
+    """Arguments of the constructor of a part of a loss: from attributes with their names, and from the part itself."""
     known, found = attributes(part), {}
-    # Prefixes count the blocks of a process.
+    # Prefixes are left out, because they count the blocks of a process.
     for name in arguments(part).difference(('num_train', 'kl_weight', 'prefix', 'params', 'name')):
         for attribute in (name, '_' + name):
             if attribute in known:
@@ -219,7 +225,7 @@ def _check(net, trainer, loss):
 
 @contextlib.contextmanager
 def _unchanged_if_refused(trainer, *blocks):
-    """Parameters that are not initialized are so again, and the Trainer's kvstore has not begun, if the body raises."""
+    """If the body raises, undo the initialization of Parameters and the start of the Trainer's kvstore."""
     params = [(param, dict(vars(param))) for block in blocks if block is not None
               for param in block._collect_params_with_prefix().values() if param._data is None]
     begun = trainer is not None and trainer._kv_initialized
@@ -236,7 +242,8 @@ def _unchanged_if_refused(trainer, *blocks):
 def _names(trainer, net, loss):
     """The name of each of the Trainer's Parameters, in its order.
 
-    Not its place in that order: Trainers sort by names that count the blocks of a process, and 10 comes before 9.
+    The place in this order cannot serve as the name: Trainers sort by names that count the blocks of a process, and 10
+    comes before 9.
     """
     names = {}
     for prefix, block in (('params', net), ('loss', loss)):

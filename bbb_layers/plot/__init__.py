@@ -1,10 +1,11 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Pictures. Each function draws on a matplotlib Axes and returns it; showing or saving it is the caller's affair.
+"""Plots. Each function draws on a matplotlib Axes and returns it; the caller shows or saves the figure.
 
-Arrays may be NDArrays, numpy arrays or sequences of either or of numbers. (n, 1) counts as (n,), since that is what a
-layer with one unit returns. Whatever is wrong with an argument is raised before anything is drawn.
+Arrays may be NDArrays, numpy arrays, or sequences of such arrays or of numbers. The shape (n, 1) counts as (n,), since
+a layer with one unit returns arrays of this shape. If an argument is wrong, the error is raised before anything is
+drawn.
 
-This package needs matplotlib, the rest of bbb_layers does not: ``pip install 'bbb-layers[plot]'``.
+This subpackage needs matplotlib, and the rest of bbb_layers does not: ``pip install 'bbb-layers[plot]'``.
 """
 from .predictions import plot_entropy, plot_images, plot_regression, plot_reliability
 from .training import plot_accuracy, plot_training

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the pictures share: reading arrays, checking them, a new Axes, labels and legend."""
+"""Functions that all plots use: they read and check arrays, make Axes, and add labels and a legend."""
 import math
 import reprlib
 from typing import Any, List, Optional
@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 __all__ = ['STYLES', 'axes', 'finish', 'array', 'vector', 'check', 'check_length', 'finite', 'in_unit_interval',
            'texts']
 
-#: Beside the colours, for those who cannot tell them apart and for print without them.
+#: Line styles, which tell the curves apart where colours cannot: for colour-blind readers, and in print without colour.
 STYLES = '-', '--', '-.', ':'
 
 
 def axes(ax: Optional[Axes]) -> Axes:
-    """``ax``, or that of a new figure if it is None."""
+    """``ax``, or the Axes of a new figure if ``ax`` is None."""
     if ax is None:
         return pyplot.subplots(layout='constrained')[1]
     if not isinstance(ax, Axes):
@@ -25,7 +25,7 @@ def axes(ax: Optional[Axes]) -> Axes:
 
 
 def finish(ax: Axes, xlabel: str, ylabel: str, columns: int = 1) -> Axes:
-    """Label ``ax``, and put its legend above all that is drawn: the y axis grows by the height of the legend."""
+    """Label ``ax``, and put its legend above all that is drawn: the y axis is extended by the height of the legend."""
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     handles = ax.get_legend_handles_labels()[0]
@@ -34,14 +34,14 @@ def finish(ax: Axes, xlabel: str, ylabel: str, columns: int = 1) -> Axes:
         low, high = scale.transform(ax.get_ylim())
         inches = 0.2 + 0.21 * math.ceil(len(handles) / columns)
         share = min(inches * ax.figure.dpi / ax.bbox.height, 0.6)
-        # auto: what the caller draws later may move the limits again.
+        # With auto=True, the limits may still move when the caller draws more.
         ax.set_ylim(top=float(scale.inverted().transform(low + (high - low) / (1 - share))), auto=True)
         ax.legend(loc='upper center', ncol=columns, framealpha=1)
     return ax
 
 
 def array(name: str, values: Any) -> np.ndarray:
-    """``values`` as numpy array of float64."""
+    """``values`` as a numpy array of float64."""
     try:
         if isinstance(values, (list, tuple)):
             values = [getattr(value, 'asnumpy', lambda value=value: value)() for value in values]
@@ -52,7 +52,8 @@ def array(name: str, values: Any) -> np.ndarray:
 
 def vector(name: str, values: Any, what: str, per: str, other: Optional[str] = None,
            length: Optional[int] = None) -> np.ndarray:
-    """``values`` as numpy array of shape (n,): one ``what`` for each ``per``, ``length`` of them as in ``other``."""
+    """``values`` as a numpy array of shape (n,): one ``what`` for each ``per``, and ``length`` of them as in ``other``.
+    """
     values = array(name, values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -64,7 +65,7 @@ def vector(name: str, values: Any, what: str, per: str, other: Optional[str] = N
 
 
 def check(name: str, values: np.ndarray, holds: np.ndarray, constraint: str) -> np.ndarray:
-    """ValueError with the first of ``values`` that does not hold."""
+    """``values``, if all of ``holds`` is True; otherwise ValueError with the first value where it is False."""
     if not holds.all():
         raise ValueError(f'{name} must be {constraint} (saw: {float(values[~holds][0])!r})')
     return values
@@ -74,7 +75,7 @@ def check_length(name, values, length, what):
     if isinstance(values, str) or not hasattr(values, '__len__'):
         raise TypeError(f'{name} must be a sequence (saw: {values!r})')
     if len(values) != length:
-        raise ValueError('%s must have %s, %d (saw: %d)' % (name, what, length, len(values)))
+        raise ValueError(f'{name} must have {what}, {length} (saw: {len(values)})')
 
 
 def finite(name: str, values: np.ndarray) -> np.ndarray:

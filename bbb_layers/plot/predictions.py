@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Pictures of predictions and of how sure they are."""
+"""Plots of predictions and of their uncertainty."""
 import reprlib
 import textwrap
 from typing import Optional, Sequence, Tuple, Union
@@ -18,22 +18,22 @@ __all__ = ['plot_reliability', 'plot_entropy', 'plot_regression', 'plot_images']
 
 
 def plot_reliability(confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLike, ax: Optional[Axes] = None) -> Axes:
-    r"""Reliability diagram: how often predictions are right, against how sure they are, in bins of confidence.
+    r"""Reliability diagram: the accuracy of predictions against their confidence, in bins of confidence.
 
-    The legend has the expected calibration error, over the bins b with n_b of the n inputs:
+    The legend has the expected calibration error, where bin b contains n_b of the n inputs:
 
     .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
 
     Parameters
     ----------
     confidence : array, shape (bins,)
-        Mean confidence of the predictions in each bin, between 0 and 1. Where ``count`` is 0, neither this nor
-        ``accuracy`` is looked at, and both may be NaN.
+        Mean confidence of the predictions in each bin, between 0 and 1. Where ``count`` is 0, this and ``accuracy`` are
+        ignored, and both may be NaN.
     accuracy : array, shape (bins,)
-        The fraction of them that is right.
+        Fraction of the predictions in each bin that are right.
     count : array, shape (bins,)
-        How many there are; written above each bin.
-    ax : matplotlib Axes, default that of a new figure
+        Number of predictions in each bin, which is written above the bin.
+    ax : matplotlib Axes, default the Axes of a new figure
 
     Returns
     -------
@@ -54,7 +54,7 @@ def plot_reliability(confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLik
                        for name, values in (('accuracy', accuracy), ('count', count)))
     check('count', count, np.isfinite(count) & (count >= 0), 'finite and at least 0')
     if not count.any():
-        raise ValueError('count must be positive in some bin (saw: %d bins with 0)' % len(count))
+        raise ValueError(f'count must be positive in some bin (saw: {len(count)} bins with 0)')
     filled = np.flatnonzero(count)
     confidence = in_unit_interval('confidence', confidence[filled])
     accuracy = in_unit_interval('accuracy', accuracy[filled])
@@ -65,14 +65,14 @@ def plot_reliability(confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLik
     ax.plot([0, 1], [0, 1], color='0.4', linestyle='--', label='perfect calibration')
     ax.vlines(confidence, confidence, accuracy, color='C1', alpha=0.5, linewidth=6, label=f'gap (ECE {error:.4f})')
     ax.plot(confidence, accuracy, marker='o', markersize=4, label='bins (numbers above: inputs in each)')
-    # Numbers that would touch are moved apart, to at most 1.
+    # Numbers that would touch each other are moved apart, but not beyond 1.
     steps = 0.028 * np.arange(len(count))
     places = np.maximum.accumulate(confidence - steps) + steps
     for place, number in zip(np.minimum(places, 1 - steps[::-1]), count):
         ax.text(place, 1.04, f'{number:,.0f}', rotation=90, ha='center', va='bottom', fontsize=8)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.25), yticks=np.linspace(0, 1, 6), xlabel='mean confidence of the bin',
            ylabel='accuracy (fraction of inputs that are classified correctly)')
-    # In the corner that is free, but below the numbers.
+    # The legend goes into a free corner, but below the numbers.
     ax.legend(loc='best', bbox_to_anchor=(0, 0, 1, 0.82))
     return ax
 
@@ -87,11 +87,12 @@ def plot_entropy(in_distribution: ArrayLike, out_of_distribution: ArrayLike, ax:
     in_distribution : array, shape (n,)
         Predictive entropy of inputs like those of the training, in nats.
     out_of_distribution : array, shape (m,)
-        That of others.
-    ax : matplotlib Axes, default that of a new figure
+        Predictive entropy of other inputs, in nats.
+    ax : matplotlib Axes, default the Axes of a new figure
     labels : pair of str
+        Names of the two kinds of inputs, for the legend.
     bins : int or sequence, default 40
-        As ``Axes.hist`` takes it, for the two together; edges are in nats.
+        The bins for both kinds together, as ``Axes.hist`` takes them; edges are in nats.
 
     Returns
     -------
@@ -111,17 +112,17 @@ def plot_entropy(in_distribution: ArrayLike, out_of_distribution: ArrayLike, ax:
         raise ValueError(f'bins must hold some of both kinds of inputs (saw: {reprlib.repr(bins)})')
     ax = axes(ax)
     for index, (count, label) in enumerate(zip(counts, labels)):
-        color = 'C%d' % index
+        color = f'C{index}'
         ax.stairs(count / count.sum() / np.diff(edges), edges, fill=True, facecolor=to_rgba(color, 0.3),
                   edgecolor=color, linewidth=1.5, linestyle=STYLES[index], hatch=(None, '///')[index],
-                  label='{}: {} inputs'.format(label, format(count.sum(), ',')))
+                  label=f'{label}: {count.sum():,} inputs')
     return finish(ax, 'predictive entropy (nats)', 'density of the inputs (1 / nat)')
 
 
 def plot_regression(x: ArrayLike, mean: ArrayLike, lower: ArrayLike, upper: ArrayLike, ax: Optional[Axes] = None,
                     data: Optional[Tuple[ArrayLike, ArrayLike]] = None, draws: Optional[ArrayLike] = None,
                     truth: Optional[ArrayLike] = None) -> Axes:
-    """Predictive distribution over one input variable: its mean and a credible band, in the units of the caller.
+    """Predictive distribution over one input variable: its mean and a credible band, in the caller's units.
 
     Parameters
     ----------
@@ -129,13 +130,13 @@ def plot_regression(x: ArrayLike, mean: ArrayLike, lower: ArrayLike, upper: Arra
         Inputs, in any order.
     mean, lower, upper : array, shape (n,)
         Mean of the prediction at each input, and the ends of its credible interval.
-    ax : matplotlib Axes, default that of a new figure
+    ax : matplotlib Axes, default the Axes of a new figure
     data : pair of arrays, each of shape (m,), default None
-        Inputs and outputs that were observed: points.
+        Observed inputs and outputs, drawn as points.
     draws : array, shape (k, n), default None
-        Predictions of k draws of the weights: thin lines.
+        Predictions of k draws of the weights, drawn as thin lines.
     truth : array, shape (n,), default None
-        The true function at each input.
+        Values of the true function at each input.
 
     Returns
     -------
@@ -158,8 +159,8 @@ def plot_regression(x: ArrayLike, mean: ArrayLike, lower: ArrayLike, upper: Arra
         draws = array('draws', draws)
         draws = draws[:, :, 0] if draws.ndim == 3 and draws.shape[2] == 1 else draws
         if draws.ndim != 2 or not len(draws) or draws.shape[1] != len(x):
-            raise ValueError('draws must have shape (draws, %d), one number per input (saw: shape %r)' % (
-                len(x), draws.shape))
+            raise ValueError(f'draws must have shape (draws, {len(x)}), one number per input '
+                             f'(saw: shape {draws.shape!r})')
         finite('draws', draws)
     if data is not None:
         check_length('data', data, 2, 'inputs and outputs')
@@ -183,30 +184,31 @@ def plot_regression(x: ArrayLike, mean: ArrayLike, lower: ArrayLike, upper: Arra
 
 def plot_images(images: ArrayLike, titles: Optional[Sequence[str]] = None, columns: int = 5,
                 fig: Union[Figure, SubFigure, None] = None) -> np.ndarray:
-    """A grid of small images, filled row by row, such as those that a network is least sure of.
+    """A grid of small images, filled row by row, for instance of the inputs with the most uncertain predictions.
 
     Parameters
     ----------
     images : array, shape (n, h, w), (n, 1, h, w), (n, h, w, 3) or (n, 3, h, w)
-        Grey ones are drawn from black at the lowest value of all to white at the highest one. The colours of RGB ones
-        are between 0 and 1, or, if they are integers or one is above 1, between 0 and 255.
+        Grey images are drawn from black, for the lowest value in all images, to white, for the highest value. The
+        colours of RGB images are between 0 and 1, or between 0 and 255 if they are integers or any is above 1.
     titles : sequence of str, length n, default None
-        Broken into lines where they are wider than their image's share of the figure.
+        A title is broken into lines where it is wider than its image's share of the figure.
     columns : int, default 5
+        Number of images in a row.
     fig : matplotlib Figure or SubFigure, default a new one, whose size depends on the number of images
 
     Returns
     -------
     numpy array of Axes, shape (rows, columns)
-        Those without an image are invisible.
+        Axes without an image are invisible.
 
     Raises
     ------
     TypeError
-        If ``images`` are no numbers, ``columns`` is no integer or ``fig`` is no figure.
+        If ``images`` are not numbers, ``columns`` is not an integer or ``fig`` is not a figure.
     ValueError
         If ``images`` are empty, not finite or in another shape, an RGB value is outside its range, ``titles`` are not
-        as many, or ``columns`` is less than 1.
+        as many as ``images``, or ``columns`` is less than 1.
     """
     integers = np.issubdtype(getattr(images, 'dtype', np.float64), np.integer)
     images = array('images', images)
@@ -221,7 +223,7 @@ def plot_images(images: ArrayLike, titles: Optional[Sequence[str]] = None, colum
     finite('images', images)
     if images.ndim == 4:
         top = 255 if integers or images.max() > 1 else 1
-        images = check('images', images, (images >= 0) & (images <= top), 'between 0 and %d' % top) / top
+        images = check('images', images, (images >= 0) & (images <= top), f'between 0 and {top}') / top
     titles = [''] * len(images) if titles is None else texts('titles', titles, len(images), 'one per image')
     columns = min(check_count('columns', columns), len(images))
     rows = -(-len(images) // columns)

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Pictures of the training."""
+"""Plots of the course of training."""
 import reprlib
 import typing
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ __all__ = ['plot_training', 'plot_accuracy']
 
 def plot_training(series: typing.Mapping[str, ArrayLike], ax: Optional[Axes] = None,
                   ylabel: str = 'loss (nats per example)', xlabel: str = 'epoch') -> Axes:
-    """Curves of training: what was measured after epochs (or steps) 1, 2, ...
+    """Curves of training: values that were measured after epochs (or steps) 1, 2, ...
 
     Parameters
     ----------
     series : dict
-        Name for the legend -> values, shape (epochs,); the lengths may differ. Values that are not finite, such as
-        those of epochs in which nothing was measured, are left out.
-    ax : matplotlib Axes, default that of a new figure
+        Name of a curve in the legend -> its values, shape (epochs,). The lengths may differ. Values that are not finite
+        are left out, for instance NaN for an epoch in which nothing was measured.
+    ax : matplotlib Axes, default the Axes of a new figure
     ylabel, xlabel : str
-        What the values are, in which unit, and what they are counted by.
+        Labels of the axes: what the values are and in which unit, and what is counted along the horizontal axis.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def plot_training(series: typing.Mapping[str, ArrayLike], ax: Optional[Axes] = N
     TypeError
         If ``series`` is not a dict.
     ValueError
-        If ``series`` is empty, or one of it is empty, not one-dimensional or without any finite value.
+        If ``series`` is empty, or a curve in it is empty, not one-dimensional or without any finite value.
     """
     if not isinstance(series, Mapping):
         raise TypeError(f'series must be a dict of name -> values (saw: {reprlib.repr(series)})')
@@ -53,7 +53,7 @@ def plot_training(series: typing.Mapping[str, ArrayLike], ax: Optional[Axes] = N
     ax = axes(ax)
     for index, (label, values) in enumerate(curves.items()):
         measured = np.flatnonzero(np.isfinite(values))
-        # Without the markers, a single epoch would be invisible; with them, thousands of steps would be a smear.
+        # Without markers, a single epoch would be invisible; with markers, thousands of steps would be a smear.
         ax.plot(measured + 1, values[measured], STYLES[index % 4], label=label, markersize=4,
                 marker='os^D'[index % 4] if len(measured) <= 50 else None)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -69,7 +69,7 @@ def plot_accuracy(train: ArrayLike, test: Optional[ArrayLike] = None, ax: Option
         Training accuracy after epochs 1, 2, ..., as fractions between 0 and 1.
     test : array, shape (epochs,), default None
         Test accuracy after the same epochs.
-    ax : matplotlib Axes, default that of a new figure
+    ax : matplotlib Axes, default the Axes of a new figure
 
     Returns
     -------

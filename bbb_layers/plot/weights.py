@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Pictures of the posterior over the weights, and of what pruning them costs."""
+"""Plots of the posterior over the weights, and of the cost of pruning them."""
 import math
 from typing import Optional, Sequence, Union
 
@@ -15,13 +15,13 @@ from .common import STYLES, array, axes, check_length, finish, finite, in_unit_i
 
 __all__ = ['plot_posterior', 'plot_signal_to_noise', 'plot_pruning_curve']
 
-#: More weights than this have no legend, which would fill the picture.
+#: A plot of more weights than this has no legend, because the legend would fill the plot.
 MAX_LEGEND = 12
 
 
 def plot_posterior(mu: Union[float, ArrayLike], sigma: Union[float, ArrayLike], ax: Optional[Axes] = None,
                    labels: Optional[Sequence[str]] = None) -> Axes:
-    r"""Posterior density of one weight or several, each up to four standard deviations from its mean.
+    r"""Posterior densities of one or several weights, each up to four standard deviations from its mean.
 
     .. math:: q(w) = \frac{1}{\sqrt{2 \pi} \sigma} \exp\left(-\frac{(w - \mu)^2}{2 \sigma^2}\right)
 
@@ -30,10 +30,10 @@ def plot_posterior(mu: Union[float, ArrayLike], sigma: Union[float, ArrayLike], 
     mu : float, or array of shape (weights,)
         Means, finite.
     sigma : float, or array of shape (weights,)
-        Standard deviations, positive and finite; a pruned weight, which has 0, has no density.
-    ax : matplotlib Axes, default that of a new figure
+        Standard deviations, positive and finite. A pruned weight has sigma 0 and therefore no density.
+    ax : matplotlib Axes, default the Axes of a new figure
     labels : sequence of str, length weights, default the means and standard deviations
-        For the legend, which more than 12 weights do not have.
+        Names for the legend. For more than 12 weights there is no legend.
 
     Returns
     -------
@@ -50,9 +50,9 @@ def plot_posterior(mu: Union[float, ArrayLike], sigma: Union[float, ArrayLike], 
     sigma = vector('sigma', sigma, 'standard deviation', 'weight', 'mu', len(mu))
     sigma = np.array([check_positive('sigma', value) for value in sigma.tolist()])
     if labels is None:
-        # The full words have room in one column only.
-        form = 'mean %.4g, standard deviation %.4g' if len(mu) == 1 else r'$\mu$ = %.3g, $\sigma$ = %.3g'
-        labels = [form % moments for moments in zip(mu, sigma)]
+        # There is room for the full words only if the legend has one column.
+        labels = ([f'mean {mu[0]:.4g}, standard deviation {sigma[0]:.4g}'] if len(mu) == 1 else
+                  [rf'$\mu$ = {mean:.3g}, $\sigma$ = {deviation:.3g}' for mean, deviation in zip(mu, sigma)])
     labels = texts('labels', labels, len(mu), 'one name per weight')
     deviations = np.linspace(-4, 4, 201)
     density = np.exp(-0.5 * deviations ** 2) / math.sqrt(2 * math.pi)
@@ -69,22 +69,22 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
 
     .. math:: 20 \log_{10} \frac{|\mu|}{\sigma}
 
-    (20 and not 10, since mean and standard deviation are amplitudes.) Weights with ratio 0, which are those that are
-    pruned, have no logarithm and are left out; the legend says how many there are. The cumulative distribution counts
-    them, as ``prune`` does.
+    (The factor is 20 and not 10, since mu and sigma are amplitudes.) Weights with ratio 0, which are pruned or have a
+    mu of exactly 0, have no logarithm and are left out; the legend says how many there are. The cumulative distribution
+    counts them, as ``prune`` does.
 
     Parameters
     ----------
     net : Block
-    ax : matplotlib Axes, default that of a new figure
+    ax : matplotlib Axes, default the Axes of a new figure
     bins : int or sequence, default 100
-        As ``Axes.hist`` takes it; edges are in decibels.
+        The bins, as ``Axes.hist`` takes them; edges are in decibels.
     cut : float, default None
-        The fraction of all weights that ``prune(net, cut)`` would prune, between 0 and 1: a vertical line at the lowest
-        ratio that it would keep, or at the highest one if it would keep none.
+        The fraction of all weights that ``prune(net, cut)`` would prune, between 0 and 1. A vertical line is drawn at
+        the lowest ratio that it would keep, or at the highest ratio if it would keep no weight.
     kind : {'histogram', 'density', 'cumulative'}, default 'histogram'
-        The number of weights in each bin, their share of the weights drawn per decibel, or the share of all weights, in
-        %, that have at most a ratio, at the edges of the bins.
+        'histogram': the number of weights in each bin. 'density': the share of the drawn weights per decibel in each
+        bin. 'cumulative': at each edge of the bins, the share of all weights, in %, whose ratio is at most this edge.
 
     Returns
     -------
@@ -93,8 +93,9 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
     Raises
     ------
     ValueError
-        If ``net`` has no Bayesian layer, a mu or sigma is NaN or a ratio infinite; if ``cut`` is outside its range,
-        less than the fraction of weights with ratio 0, or given although there are no others; if ``kind`` is unknown.
+        If ``net`` has no Bayesian layer, a mu or sigma is NaN or a ratio is infinite; if ``cut`` is outside its range,
+        less than the fraction of weights with ratio 0, or given although all weights have ratio 0; if ``kind`` is
+        unknown.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
 
@@ -105,18 +106,18 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
     ylabels = {'histogram': 'number of weights', 'density': 'density of the weights (1 / dB)',
                'cumulative': 'weights with at most this ratio (%)'}
     if kind not in ylabels:
-        raise ValueError('kind must be one of {} (saw: {!r})'.format(', '.join(ylabels), kind))
+        raise ValueError(f'kind must be one of {", ".join(ylabels)} (saw: {kind!r})')
     ratios = np.concatenate([ratio.asnumpy().ravel() for ratio in signal_to_noise(net).values()]).astype('float64')
     ratios = np.sort(finite('signal-to-noise ratios of net', ratios))
     zeros = int((ratios == 0).sum())
     alive = 20 * np.log10(ratios[zeros:])
     edges = np.histogram_bin_edges(alive, bins)
     if cut is not None:
-        # 1e-9: as in prune
+        # prune rounds with the same 1e-9.
         count = int(math.floor(ratios.size * check_fraction('cut', cut, closed=True) + 1e-9))
         if count < zeros or not alive.size:
-            raise ValueError('cut must be at least %d / %d, the weights of net that are pruned or exactly 0, and None '
-                             'if these are all (saw: %r)' % (zeros, ratios.size, cut))
+            raise ValueError(f'cut must be at least {zeros} / {ratios.size}, the weights of net that are pruned or '
+                             f'exactly 0, and None if these are all (saw: {cut!r})')
         lowest_kept = alive[min(count - zeros, alive.size - 1)]
     label = f'{alive.size:,} weights'
     if zeros:
@@ -141,21 +142,21 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
 
 def plot_pruning_curve(fractions: ArrayLike, values: ArrayLike, ax: Optional[Axes] = None,
                        ylabel: str = 'test accuracy %', baseline: Optional[float] = None) -> Axes:
-    """What pruning costs: a value for each fraction of the weights that is pruned.
+    """The cost of pruning: a measured value for each fraction of the weights that is pruned.
 
-    The axis shows the square root of the weights that are left, so that 95 %, 98 % and 100 % stay apart; its ticks are
-    the given fractions, as far as there is room for them.
+    The scale of the horizontal axis is the square root of the fraction that is left, so that 95 %, 98 % and 100 % stay
+    apart. The ticks are the given fractions, as far as there is room for them.
 
     Parameters
     ----------
     fractions : array, shape (n,)
         Fractions of the weights that are pruned, between 0 and 1, in any order.
     values : array, shape (n,)
-        What was measured with them, such as the test accuracy in %.
-    ax : matplotlib Axes, default that of a new figure
+        The value that was measured for each fraction, such as the test accuracy in %.
+    ax : matplotlib Axes, default the Axes of a new figure
     ylabel : str, default 'test accuracy %'
     baseline : float, default None
-        The value without pruning: a horizontal line.
+        The value without pruning, drawn as a horizontal line.
 
     Returns
     -------
@@ -188,5 +189,6 @@ def plot_pruning_curve(fractions: ArrayLike, values: ArrayLike, ax: Optional[Axe
 
 
 def _root_from_100(percent):
-    """The square root of what is missing to 100 %, negative. Odd about 100: the margin of the axis is beyond it."""
+    """Minus the square root of 100 - ``percent``, continued as an odd function for the margin of the axis beyond 100.
+    """
     return np.sign(percent - 100) * np.sqrt(abs(percent - 100))

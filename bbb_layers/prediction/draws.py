@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Monte Carlo prediction: outputs of many draws of the weights."""
+"""Monte Carlo prediction: the outputs of a network under many draws of its weights."""
 import contextlib
 import itertools
 from functools import partial
@@ -26,47 +26,48 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
 
     .. math:: f(x; w_s), \quad w_s \sim q, \quad s = 1, \dots, S
 
-    Each draw is one function: its weights are the same for every example, whatever the layers' estimators. All else,
-    such as BatchNorm and Dropout, is in predict mode. The draws follow from MXNet's random numbers
-    (``mx.random.seed``). ``net`` is not changed.
+    Each draw is one function: its weights are the same for every example, whichever estimators the layers have. All
+    other layers, such as BatchNorm and Dropout, are in predict mode. The draws follow from MXNet's random numbers,
+    which ``mx.random.seed`` seeds. ``net`` is not changed.
 
     Parameters
     ----------
     net : Block
     data : NDArray, tuple, or iterable of batches such as gluon.data.DataLoader
-        Examples; a tuple of the inputs if ``net`` takes several, each an NDArray or a list of NDArrays. A list of
-        NDArrays is an iterable of batches. A batch is an array, or a list or tuple whose first item is the input
-        (itself a list or tuple if there are several) and whose second the label. The loader is read once, so that its
-        order, shuffled or not, is that of the outputs.
+        The examples. If ``net`` takes several inputs, give a tuple of them, each an NDArray or a list of NDArrays. A
+        list of NDArrays is read as an iterable of batches. A batch is an array, or a list or tuple whose first item is
+        the input (itself a list or tuple if there are several inputs) and whose second item is the label. A loader is
+        read once, so that the outputs have the order in which it gave the examples, shuffled or not.
     num_samples : int, default 32
         Number of draws S.
     batch_size : int, default 256
         Size of the batches that arrays are cut into.
     batch_axis : int, default 0
-        The axis of inputs and outputs that counts the examples.
+        The axis of the inputs and outputs along which the examples lie.
     chunk : int, default 8
-        Number of batches held in memory at once: each draw of the weights is made again for every chunk. Beside the
-        outputs, no more memory is used than for these batches and one copy of the network.
+        Number of batches that are held in memory at once. Each draw of the weights is made again for every chunk. Apart
+        from the outputs, memory is used only for these batches and for one copy of the network.
     with_labels : bool, default False
-        Whether to return the labels of the loader too, in the order of the outputs. They count the examples along
-        ``batch_axis`` if they have it, else along their first axis.
+        Whether to return the labels of the loader too, in the order of the outputs. The examples lie along
+        ``batch_axis`` of the labels if they have this axis, else along their first axis.
     progress : bool, default True
         Whether to show a progress bar while a loader is read, if tqdm is installed.
 
     Returns
     -------
     NDArray, list or tuple
-        Shape (num_samples, batch_size, ...), in the output's dtype, or float32 where that is float16 or bfloat16, on
-        the network's first context; for a network with several outputs a list of these, nested as they are. With
-        labels, the pair of that and an NDArray.
+        Outputs of shape (num_samples, n, ...) for n examples, in the output's dtype, or in float32 if this is float16
+        or bfloat16, on the network's first context. For a network with several outputs, a list of such arrays, nested
+        as the outputs are. If ``with_labels`` is set, the tuple (outputs, labels), where the labels are one NDArray.
 
     Raises
     ------
     TypeError
         If ``data`` is neither an array nor an iterable of batches.
     ValueError
-        If ``net`` has no Bayesian layer, a mu or sigma is not finite, a count is less than 1, or ``data`` is empty, has
-        no labels, or is a list of arrays that ``net`` does not take one by one.
+        If ``net`` has no Bayesian layer, a mu or sigma is not finite, or a count is less than 1; if ``data`` is empty,
+        has no labels although ``with_labels`` is set, or is a list of arrays that ``net`` does not take one by one; or
+        if the inputs or the outputs of ``net`` differ in their number of examples.
     DeferredInitializationError, RuntimeError
         If ``net`` is not initialized yet.
     """
@@ -74,10 +75,11 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     chunk = check_count('chunk', chunk)
     is_array = isinstance(data, (ndarray.NDArray, tuple)) and _holds_arrays(data)
     if with_labels and is_array:
-        raise ValueError(f'with_labels needs data that has labels, such as a DataLoader (saw: with_labels={with_labels!r} and arrays)')
+        raise ValueError('with_labels needs data that has labels, such as a DataLoader '
+                         f'(saw: with_labels={with_labels!r} and arrays)')
     if not is_array and (isinstance(data, np.ndarray) or not hasattr(data, '__iter__')):
-        raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: %s)' % (
-            'a numpy array; take mx.nd.array(data)' if isinstance(data, np.ndarray) else type(data).__name__))
+        saw = 'a numpy array; take mx.nd.array(data)' if isinstance(data, np.ndarray) else type(data).__name__
+        raise TypeError(f'data must be an NDArray, or an iterable of batches of NDArrays (saw: {saw})')
     plain = PlainCopy(net)
     context = plain.context
     if is_array:
@@ -85,8 +87,8 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
         total, progress = None, False
     else:
         batches, total = _read(data, with_labels), _length(data)
-    # One integer of MXNet's stands for all draws, and numpy makes them from it: so they can be made again for every
-    # chunk, and MXNet's own random numbers are not reset for others who use them, such as the loader.
+    # All draws follow from one random integer of MXNet, from which numpy generates them. They can therefore be made
+    # again for every chunk, and MXNet's own generator is not reset for other code that uses it, such as the loader.
     seed = int(ndarray.random.randint(0, 2 ** 31 - 1, shape=(1,)).asscalar())
     outputs, labels = [], []
     with _bar(progress, total, num_samples) as bar, autograd.pause(train_mode=False):
@@ -109,15 +111,15 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
 
 @contextlib.contextmanager
 def _told_of_tuples(data):
-    """What fails inside says that a list is not several inputs, if ``data`` is a list of arrays."""
+    """If ``data`` is a list of arrays, errors of the body explain that a list does not stand for several inputs."""
     try:
         yield
     except (TypeError, ValueError, AssertionError, MXNetError) as error:
         if not (isinstance(data, list) and all(isinstance(item, ndarray.NDArray) for item in data)):
             raise
         raise ValueError('data must be a tuple if net takes several inputs, such as predict(net, (a, b)): a list is '
-                         'read as batches (saw: a list of %d arrays, which net does not take as batches: %s)' % (
-                             len(data), str(error).strip().splitlines()[-1])) from error
+                         f'read as batches (saw: a list of {len(data)} arrays, which net does not take as batches: '
+                         f'{str(error).strip().splitlines()[-1]})') from error
 
 
 def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
@@ -131,11 +133,11 @@ def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
                 count = sum(_size(inputs, batch_axis) for inputs in group)
                 stacked = _map(partial(_room, num_samples=num_samples, count=count, batch_axis=batch_axis), output)
             stop = start + _size(inputs, batch_axis)
-            # Copied at once: a static graph writes its next output into the same memory.
+            # The output is copied at once, because a static graph writes its next output into the same memory.
             _map(partial(_fill, sample=sample, start=start, stop=stop, batch_axis=batch_axis), stacked, output)
             start = stop
             bar.update()
-        ndarray.waitall()       # the engine would queue all draws, with the memory for each
+        ndarray.waitall()       # otherwise the engine would queue all draws, with the memory for each
     return stacked
 
 
@@ -147,13 +149,14 @@ def _room(array, num_samples, count, batch_axis):
 
 def _fill(room, array, sample, start, stop, batch_axis):
     if array.shape[batch_axis] != stop - start:
-        raise ValueError('every output of net must have the examples along batch_axis %d (saw: shape %s for a batch of '
-                         '%d)' % (batch_axis, array.shape, stop - start))
-    room[sample][(slice(None),) * batch_axis + (slice(start, stop),)] = array     # in two steps: 6 axes are too many
+        raise ValueError(f'every output of net must have the examples along batch_axis {batch_axis} '
+                         f'(saw: shape {array.shape} for a batch of {stop - start})')
+    # There are two steps of indexing, because 6 axes are too many for one.
+    room[sample][(slice(None),) * batch_axis + (slice(start, stop),)] = array
 
 
 def _map(function, first, *others):
-    """``function`` on each array of nested lists, which may hold None too."""
+    """The results of ``function`` for each array in nested lists, which may also contain None."""
     if first is None:
         return None
     if isinstance(first, (list, tuple)):
@@ -166,7 +169,7 @@ def _concat(arrays, axis):
 
 
 def _holds_arrays(item):
-    """Whether ``item`` is an NDArray, or lists of nothing but them."""
+    """Whether ``item`` is an NDArray, or a list or tuple, nested or not, that contains only NDArrays."""
     return isinstance(item, ndarray.NDArray) or (
         isinstance(item, (list, tuple)) and len(item) > 0 and all(_holds_arrays(child) for child in item))
 
@@ -178,8 +181,8 @@ def _size(inputs, batch_axis):
 def _cut(inputs, batch_size, batch_axis):
     for array in leaves(inputs):
         if array.shape[batch_axis] != _size(inputs, batch_axis):
-            raise ValueError('data must have as many examples in each input along batch_axis %d (saw: %d and %d)' % (
-                batch_axis, _size(inputs, batch_axis), array.shape[batch_axis]))
+            raise ValueError(f'data must have as many examples in each input along batch_axis {batch_axis} '
+                             f'(saw: {_size(inputs, batch_axis)} and {array.shape[batch_axis]})')
     size = _size(inputs, batch_axis)
     for start in range(0, size, batch_size):
         stop = min(start + batch_size, size)
@@ -191,10 +194,11 @@ def _read(loader, with_labels):
         inputs, label = (batch[0], batch[1:]) if isinstance(batch, (list, tuple)) and len(batch) else (batch, ())
         inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if not _holds_arrays(inputs):
-            raise TypeError(f'data must be an NDArray, or an iterable of batches of NDArrays (saw: batch of type {type(batch).__name__})')
+            raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays '
+                            f'(saw: batch of type {type(batch).__name__})')
         if with_labels and not (label and isinstance(label[0], ndarray.NDArray)):
-            raise ValueError('with_labels needs batches whose second item is the label (saw: batch of %d items)' % (
-                1 + len(label)))
+            raise ValueError('with_labels needs batches whose second item is the label '
+                             f'(saw: batch of {1 + len(label)} items)')
         yield classic(inputs), classic(label[0]) if with_labels else None
 
 

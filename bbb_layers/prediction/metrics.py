@@ -15,46 +15,49 @@ _Names = Optional[List[str]]
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows, each of shape (num_bins,).
+    """The data of a reliability diagram; each array has shape (num_bins,).
 
     Attributes
     ----------
     confidence : numpy array
-        Mean confidence of the examples in every bin, NaN where there are none.
+        Mean confidence of the examples in each bin; NaN for a bin without examples.
     accuracy : numpy array
-        The fraction of them that is right, NaN where there are none.
+        Fraction of the examples in each bin that are classified correctly; NaN for a bin without examples.
     count : numpy array
-        Their number.
+        Number of examples in each bin.
     """
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray       # type: ignore[assignment]  # tuples have a method of this name
+    count: np.ndarray       # type: ignore[assignment]  # a tuple has a method of this name
 
 
 class EpochMetric(metric.EvalMetric):
-    """A function of sums over all examples; ``_statistic`` gives those of one pair of arrays, and their number."""
+    """A metric that is a function of sums over all examples.
+
+    ``_statistic(labels, preds)`` returns the sums for one pair of arrays and the number of examples in it, and
+    ``_value`` computes the metric from the sums over all pairs and the number of all examples.
+    """
 
     def __init__(self, name, output_names, label_names, **config):
-        super().__init__(name, output_names=output_names, label_names=label_names,
-                                           has_global_stats=True, **config)
+        super().__init__(name, output_names=output_names, label_names=label_names, has_global_stats=True, **config)
 
     def update(self, labels: Union[Array, Sequence[Array]], preds: Union[Array, Sequence[Array]]) -> None:
         """Add examples.
 
         Parameters
         ----------
-        labels, preds : NDArray or numpy array, or lists of as many of them
-            Shapes and values as the class says.
+        labels, preds : NDArray or numpy array, or two lists of such arrays, of equal length
+            The documentation of the class says which shapes and values they must have.
 
         Raises
         ------
         ValueError, TypeError
-            If they are not that. Nothing is added then.
+            If they have other shapes or values. No examples are added then.
         """
         labels, preds = ([x] if not isinstance(x, (list, tuple)) else x for x in (labels, preds))
         if len(labels) != len(preds):
-            raise ValueError('preds must be as many arrays as labels, %d (saw: %d)' % (len(labels), len(preds)))
-        # A list, for all pairs to be checked before the first is added.
+            raise ValueError(f'preds must be as many arrays as labels, {len(labels)} (saw: {len(preds)})')
+        # The statistics are collected in a list, so that all pairs are checked before the first one is added.
         for statistic, count in [self._statistic(label, pred) for label, pred in zip(labels, preds)]:
             self.sum_metric += statistic
             self.global_sum_metric += statistic
@@ -62,11 +65,11 @@ class EpochMetric(metric.EvalMetric):
             self.global_num_inst += count
 
     def get(self) -> Tuple[str, float]:
-        """The metric since the last ``reset`` or ``reset_local``: (name, float), NaN before any ``update``."""
+        """The metric since the last ``reset`` or ``reset_local``, as (name, float); NaN before any ``update``."""
         return self.name, self._value(self.sum_metric, self.num_inst) if self.num_inst else float('nan')
 
     def get_global(self) -> Tuple[str, float]:
-        """The metric since the last ``reset``: (name, float), NaN before any ``update``."""
+        """The metric since the last ``reset``, as (name, float); NaN before any ``update``."""
         return self.name, self._value(self.global_sum_metric, self.global_num_inst) if self.global_num_inst else (
             float('nan'))
 
@@ -75,7 +78,10 @@ class EpochMetric(metric.EvalMetric):
 
 
 class _ClassMetric(EpochMetric):
-    """A metric of class probabilities; ``_sum`` gives the sums from labels (n,) and predictions (draws, n, classes)."""
+    """A metric of class probabilities.
+
+    ``_sum(labels, preds)`` computes the sums from labels of shape (n,) and predictions of shape (draws, n, classes).
+    """
 
     def __init__(self, name, output_names, label_names, logits, **config):
         super().__init__(name, output_names, label_names, logits=logits, **config)
@@ -86,10 +92,11 @@ class _ClassMetric(EpochMetric):
         preds = (check_array if self.logits else check_probabilities)('preds', preds, '..., batch_size, classes')
         largest = preds.max(axis=-1)
         if np.isinf(largest).any():
-            raise ValueError(f'preds must be logits of which the largest of each example is finite (saw: {largest[np.isinf(largest)][0]!r})')
+            raise ValueError('preds must be logits of which the largest of each example is finite '
+                             f'(saw: {largest[np.isinf(largest)][0]!r})')
         if not {preds.shape[:-1], preds.shape[1:-1]} & _shapes(labels):
-            raise ValueError(f'preds must have the shape of labels, {labels.shape}, and an axis of classes after it; before it, it '
-                             f'may have one of draws (saw: shape {preds.shape})')
+            raise ValueError(f'preds must have the shape of labels, {labels.shape}, and an axis of classes after it; '
+                             f'before it, it may have one of draws (saw: shape {preds.shape})')
         num_classes = preds.shape[-1]
         return self._sum(_classes(labels, num_classes), preds.reshape(-1, labels.size, num_classes)), labels.size
 
@@ -101,12 +108,13 @@ class _ClassMetric(EpochMetric):
 @metric.register
 @metric.alias('ece')
 class ExpectedCalibrationError(_ClassMetric):
-    r"""How far confidence is from accuracy.
+    r"""Expected calibration error: the mean distance between confidence and accuracy.
 
     .. math:: \mathrm{ECE} = \sum_{m=1}^M \frac{|B_m|}{n} |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|
 
-    with the n examples sorted into M bins of equal width by their confidence, the largest of their probabilities:
-    B_m has those in ((m - 1) / M, m / M]. Between 0 and 1; the smaller the better.
+    where the n examples are sorted into M bins of equal width by their confidence, which is the largest of their class
+    probabilities: bin B_m contains the examples with a confidence in ((m - 1) / M, m / M]. The error is between 0 and
+    1; smaller is better.
 
     Parameters
     ----------
@@ -116,18 +124,18 @@ class ExpectedCalibrationError(_ClassMetric):
         Whether predictions are logits instead of probabilities.
     name : str, default 'ece'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     Inputs:
         - **labels**: class indices, shape (batch_size,) or (batch_size, 1)
-        - **preds**: probabilities, or logits if ``logits``, shape (batch_size, classes) or
-          (num_samples, batch_size, classes); of draws, the mean of the probabilities is taken
+        - **preds**: probabilities, or logits if ``logits`` is set, shape (batch_size, classes) or
+          (num_samples, batch_size, classes); in the second case the probabilities are averaged over the draws
 
     Raises
     ------
     ValueError
-        If ``num_bins`` is less than 1; by ``update``, for labels that are no class indices, predictions that are NaN
-        or no probabilities, and shapes that do not match.
+        If ``num_bins`` is less than 1. ``update`` raises it if labels are not class indices, predictions are NaN or not
+        probabilities, or the shapes do not match.
 
     References
     ----------
@@ -140,13 +148,13 @@ class ExpectedCalibrationError(_ClassMetric):
         super().__init__(name, output_names, label_names, logits, num_bins=num_bins)
 
     def reliability(self) -> Reliability:
-        """What a reliability diagram shows, of the examples that ``get`` is about.
+        """The data of a reliability diagram of the examples since the last ``reset`` or ``reset_local``.
 
         Returns
         -------
         Reliability
             ``confidence``, ``accuracy`` (both NaN for a bin without examples) and ``count``: numpy arrays of shape
-            (num_bins,), with bin m between m / num_bins and (m + 1) / num_bins.
+            (num_bins,). The bin at index m reaches from m / num_bins to (m + 1) / num_bins.
         """
         confidence, correct, count = np.zeros((3, self.num_bins)) + self.sum_metric
         total = np.where(count > 0, count, np.nan)
@@ -155,7 +163,7 @@ class ExpectedCalibrationError(_ClassMetric):
     def _sum(self, labels, preds):
         probs = self._probs(preds)
         confidence = probs.max(axis=-1)
-        # The quotients are the closest floats to the edges, the multiples of 1 / num_bins are not.
+        # The edges are computed as quotients, which are the floats closest to them; multiples of 1 / num_bins are not.
         bins = np.searchsorted(np.arange(1, self.num_bins) / self.num_bins, confidence, side='left')
         return np.stack([np.bincount(bins, weights, self.num_bins) for weights in (
             confidence, probs.argmax(axis=-1) == labels, np.ones(len(labels)))])
@@ -168,13 +176,13 @@ class ExpectedCalibrationError(_ClassMetric):
 @metric.register
 @metric.alias('brier')
 class BrierScore(_ClassMetric):
-    r"""Squared error of the probabilities of all classes.
+    r"""Brier score: the squared error of the probabilities of all classes.
 
     .. math:: \frac{1}{n} \sum_n \sum_k (p_{nk} - 1[y_n = k])^2
 
-    Mean over the examples, sum over the classes: between 0 and 2, the smaller the better. With two classes it is twice
-    the squared error of the probability of one of them. Inputs, and what ``update`` raises, are as of
-    :class:`ExpectedCalibrationError`.
+    The score is a mean over the examples of a sum over the classes. It is between 0 and 2; smaller is better. With two
+    classes it is twice the squared error of the probability of one class. The inputs, and the errors that ``update``
+    raises, are those of :class:`ExpectedCalibrationError`.
 
     Parameters
     ----------
@@ -182,7 +190,7 @@ class BrierScore(_ClassMetric):
         Whether predictions are logits instead of probabilities.
     name : str, default 'brier'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     References
     ----------
@@ -206,11 +214,12 @@ class MonteCarloNLL(_ClassMetric):
 
     .. math:: -\frac{1}{n} \sum_n \log \frac{1}{S} \sum_s p_s(y_n)
 
-    In nats, mean over the examples. Predictions without draws have the plain negative log likelihood. It is computed
-    from the logarithms: logits whose probabilities underflow give what they should. Where all draws give the true class
-    a probability of 0, it is infinite, as it should be; no small constant hides that. From probabilities in float32
-    that happens beyond about 100 nats: then use logits. Inputs, and what ``update`` raises, are as of
-    :class:`ExpectedCalibrationError`, but that the mean over the draws is the one above.
+    The metric is in nats, as a mean over the examples. For predictions without an axis of draws it is the plain
+    negative log likelihood. It is computed from logarithms, so that logits whose probabilities underflow give the
+    correct result. If all draws give the true class a probability of 0, the metric is infinite, as it should be; no
+    small constant hides this. For probabilities in float32 it happens beyond about 100 nats: use logits there. The
+    inputs, and the errors that ``update`` raises, are those of :class:`ExpectedCalibrationError`, except that the
+    draws are averaged as in the formula above.
 
     Parameters
     ----------
@@ -218,7 +227,7 @@ class MonteCarloNLL(_ClassMetric):
         Whether predictions are logits instead of probabilities.
     name : str, default 'mc-nll'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     References
     ----------
@@ -240,37 +249,38 @@ class MonteCarloNLL(_ClassMetric):
 @metric.register
 @metric.alias('ood-auroc')
 class OutOfDistributionAUROC(EpochMetric):
-    r"""How well a score tells examples from out of the distribution: the area under the ROC curve.
+    r"""Area under the ROC curve: how well a score separates out-of-distribution from in-distribution examples.
 
     .. math:: P(s_{\text{out}} > s_{\text{in}}) + \frac{1}{2} P(s_{\text{out}} = s_{\text{in}})
 
-    over all pairs of an example from out of the distribution and one from within. 1 is perfect, 1/2 is chance; NaN if
-    there were no examples of one kind. Where an Estimator's handlers monitor it, they need ``mode='max'``.
+    over all pairs of an out-of-distribution example and an in-distribution example. 1 is perfect and 1/2 is chance; the
+    metric is NaN if one of the two kinds has no examples. Handlers of an Estimator that monitor it need ``mode='max'``.
 
-    All scores are kept until ``reset``: 16 bytes for each example.
+    All scores are kept until ``reset``, which takes 16 bytes for each example.
 
     Parameters
     ----------
     name : str, default 'ood-auroc'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     Inputs:
-        - **labels**: 1 for out of the distribution, 0 for within, shape (batch_size,) or (batch_size, 1)
-        - **preds**: scores, neither logits nor probabilities, that are larger for what is more likely out of the
+        - **labels**: 1 for out-of-distribution and 0 for in-distribution examples, shape (batch_size,) or
+          (batch_size, 1)
+        - **preds**: scores (neither logits nor probabilities) that are larger for examples that are more likely out of
           distribution, such as ``total`` or ``epistemic`` of :func:`~bbb_layers.uncertainty`; shape (batch_size,) or
-          (batch_size, 1). Infinite ones are as good as any
+          (batch_size, 1). Infinite scores are allowed
 
     Raises
     ------
     ValueError
-        By ``update``, for labels that are neither 0 nor 1, scores that are NaN, and shapes that do not match.
+        ``update`` raises it if labels are neither 0 nor 1, scores are NaN, or the shapes do not match.
 
     References
     ----------
     Hendrycks, Gimpel: A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks.
     ICLR 2017, section 2. Hanley, McNeil: The Meaning and Use of the Area under a Receiver Operating Characteristic
-    (ROC) Curve. Radiology 143, 1982, has the equality with the rank statistic.
+    (ROC) Curve. Radiology 143, 1982, shows that the area equals the rank statistic.
     """
 
     def __init__(self, name: str = 'ood-auroc', output_names: _Names = None, label_names: _Names = None):
@@ -282,14 +292,15 @@ class OutOfDistributionAUROC(EpochMetric):
         self.sum_metric, self.global_sum_metric = [], []
 
     def reset_local(self) -> None:
-        """Forget the examples that ``get`` is about, but not those of ``get_global``."""
+        """Forget the examples that ``get`` counts, but keep the examples that ``get_global`` counts."""
         super().reset_local()
         self.sum_metric = []
 
     def _statistic(self, labels, preds):
         labels, preds = check_array('labels', labels), check_array('preds', preds)
         if not _shapes(labels) & _shapes(preds):
-            raise ValueError(f'preds must be one score for each of labels, shape {labels.shape} (saw: shape {preds.shape})')
+            raise ValueError(f'preds must be one score for each of labels, shape {labels.shape} '
+                             f'(saw: shape {preds.shape})')
         return [(_classes(labels, 2), preds.ravel())], labels.size
 
     def _value(self, statistic, count):
@@ -303,7 +314,7 @@ class OutOfDistributionAUROC(EpochMetric):
 
 
 def _shapes(array):
-    """The shape of ``array``, and that without a last axis of size 1."""
+    """The shape of ``array``, and, if its last axis has size 1, also the shape without this axis."""
     return {array.shape, array.shape[:-1] if array.ndim > 1 and array.shape[-1] == 1 else array.shape}
 
 
@@ -311,7 +322,7 @@ def _classes(labels, num_classes):
     """``labels`` as integers, shape (n,)."""
     wrong = labels[(labels != np.floor(labels)) | (labels < 0) | (labels >= num_classes)]
     if wrong.size:
-        raise ValueError('labels must be whole numbers from 0 to %d (saw: %r)' % (num_classes - 1, wrong[0]))
+        raise ValueError(f'labels must be whole numbers from 0 to {num_classes - 1} (saw: {wrong[0]!r})')
     return labels.astype(np.int64).ravel()
 
 

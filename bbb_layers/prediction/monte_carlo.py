@@ -21,42 +21,42 @@ class MonteCarlo(Block):
 
     .. math:: \log \frac{1}{S} \sum_s \mathrm{softmax}(f(x; w_s)), \quad w_s \sim q
 
-    Every forward draws anew. BatchNorm and Dropout are in predict mode. The network is a child, and its Parameters
-    are those of this block; it is not changed, and may be trained between the forwards:
-    ``Estimator(net, loss, val_net=MonteCarlo(net), ...)``.
+    Every forward makes new draws. BatchNorm and Dropout are in predict mode. The network is a child of this block, so
+    that its Parameters are also Parameters of this block. The network is not changed, and may be trained between two
+    forwards: ``Estimator(net, loss, val_net=MonteCarlo(net), ...)``.
 
     Parameters
     ----------
     net : Block
-        With one output.
+        A network with one output.
     num_samples : int, default 32
         Number of draws S.
     link : {'softmax', 'sigmoid', None}, default 'softmax'
-        What the outputs of ``net`` are, and how they are averaged. 'softmax': logits of classes along ``axis``; the
-        mean of their probabilities is returned as log probabilities, which are logits too, so that losses and metrics
-        that take logits take these. 'sigmoid': logits of independent labels; the logit of the mean probability is
-        returned. None: the mean of the outputs.
+        What the outputs of ``net`` are, and how they are averaged. 'softmax': they are logits of classes along
+        ``axis``; the mean of the class probabilities is returned as log probabilities. Log probabilities are logits
+        too, so that losses and metrics for logits accept them. 'sigmoid': the outputs are logits of independent labels;
+        the logit of the mean probability is returned. None: the mean of the outputs is returned.
     axis : int, default -1
         The axis of classes.
 
     Inputs:
-        - as ``net`` takes them
+        - the inputs of ``net``
 
     Outputs:
-        - **out**: the shape of the output of ``net``, and its dtype, or float32 where that is float16 or bfloat16
+        - **out**: has the shape and dtype of the output of ``net``, or float32 if this dtype is float16 or bfloat16
 
     Raises
     ------
     ValueError
-        If ``net`` has no Bayesian layer or a mu or sigma is not finite, ``num_samples`` is less than 1, or ``link`` is
-        none of the above.
+        If ``net`` has no Bayesian layer, a mu or sigma is not finite, ``num_samples`` is less than 1, or ``link`` is
+        another value.
     TypeError
         If ``net`` has several outputs.
     RuntimeError
-        If it runs under ``autograd.record()``: the mean has no gradient.
+        If the block is called under ``autograd.record()``, since the mean has no gradient.
     """
 
-    _draws = True       # says to predict and others that this is not a network to draw from
+    _draws = True       # tells predict and other functions that this block draws by itself, so that they refuse it
 
     def __init__(self, net: Block, num_samples: int = 32, link: Optional[str] = 'softmax', axis: int = -1,
                  **kwargs: Any):
@@ -71,7 +71,7 @@ class MonteCarlo(Block):
     def forward(self, *inputs):
         if autograd.is_recording():
             raise RuntimeError('MonteCarlo has no gradient: train net itself, and call this outside autograd.record()')
-        plain = PlainCopy(self.net)     # anew, since anything in the network may have changed
+        plain = PlainCopy(self.net)     # made for each forward, since anything in the network may have changed
         outputs = []
         first = next(leaves(inputs), None)
         if first is not None:
@@ -81,7 +81,7 @@ class MonteCarlo(Block):
                 output = plain.net(*inputs)
                 if not isinstance(output, ndarray.NDArray):
                     raise TypeError(f'net of MonteCarlo must have one output (saw: {type(output).__name__})')
-                # A copy, since a static graph writes its next output into the same memory.
+                # The output is copied, because a static graph writes its next output into the same memory.
                 outputs.append(widened(classic(output).copy()))
         stacked = ndarray.stack(*outputs)
         if self._link is None:
@@ -92,7 +92,7 @@ class MonteCarlo(Block):
 
 
 def _log_mean_exp(array):
-    """Over the first axis."""
+    """The logarithm of the mean of exp(``array``) over the first axis."""
     most = array.max(axis=0, keepdims=True).clip(-3e38, 3e38)       # -inf - -inf would be NaN
     return ndarray.broadcast_sub(array, most).exp().mean(axis=0).log() + most[0]
 

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What draws of a network's predictions say: how uncertain it is, and why."""
+"""The uncertainty of a network's predictions, computed from draws and split by its source."""
 from typing import Any, NamedTuple, Union
 
 import numpy as np
@@ -12,7 +12,7 @@ from .._mxnet.checks import check_array, check_fraction, check_positive, check_p
 __all__ = ['Uncertainty', 'Interval', 'uncertainty', 'gaussian_uncertainty', 'credible_interval']
 
 
-# Any: NDArrays or numpy arrays, as the function was given.
+# Any stands for NDArrays or numpy arrays, depending on what the function was given.
 class Uncertainty(NamedTuple):
     """Predictive mean, and its uncertainty: ``total`` = ``aleatoric`` + ``epistemic``.
 
@@ -21,11 +21,11 @@ class Uncertainty(NamedTuple):
     mean : NDArray or numpy array
         Predictive mean.
     total : NDArray or numpy array
-        Its uncertainty.
+        Uncertainty of the prediction.
     aleatoric : NDArray or numpy array
-        The part that is noise in the data, which more data does not reduce.
+        The part that comes from noise in the data. More data does not reduce it.
     epistemic : NDArray or numpy array
-        The part in which the draws disagree, which it does.
+        The part that comes from disagreement between the draws. More data reduces it.
     """
     mean: Any
     total: Any
@@ -52,27 +52,27 @@ def uncertainty(probs: Array) -> Uncertainty:
         \underbrace{H[\bar p]}_{\text{total}} = \underbrace{\frac{1}{S} \sum_s H[p_s]}_{\text{aleatoric}}
         + \underbrace{I[y; w]}_{\text{epistemic}}, \quad H[p] = -\sum_k p_k \log p_k
 
-    with 0 log 0 = 0. Computed in float64, whatever the dtype.
+    with 0 log 0 = 0. All is computed in float64, whatever the dtype of ``probs``.
 
     Parameters
     ----------
     probs : NDArray or numpy array, shape (num_samples, batch_size, ..., classes)
-        Class probabilities, one draw of the weights after the other; not logits.
+        Class probabilities (not logits), with the draws of the weights along the first axis.
 
     Returns
     -------
     Uncertainty
-        ``mean``: predictive probabilities, shape (batch_size, ..., classes). ``total``, ``aleatoric``, ``epistemic``:
-        nats per example, none below 0, shape (batch_size, ...). NDArrays in the dtype and on the context of ``probs``,
-        or numpy arrays in its dtype; for integers, in float64.
+        ``mean`` contains the predictive probabilities, shape (batch_size, ..., classes). ``total``, ``aleatoric`` and
+        ``epistemic`` are in nats per example, at least 0, shape (batch_size, ...). They are NDArrays in the dtype and
+        on the context of ``probs``, or numpy arrays in its dtype, whichever ``probs`` is; for integers, in float64.
 
     Raises
     ------
     ValueError
-        If ``probs`` has fewer than three axes, is empty or NaN, or is no probabilities: negative, or with a sum over
-        the classes that is off 1 by more than 1e-3.
+        If ``probs`` has fewer than three axes, is empty or NaN, or does not contain probabilities: a value is negative,
+        or a sum over the classes differs from 1 by more than 1e-3 (2e-2 for float16).
     TypeError
-        If ``probs`` is no array.
+        If ``probs`` is not an array.
 
     References
     ----------
@@ -83,7 +83,7 @@ def uncertainty(probs: Array) -> Uncertainty:
     draws = check_probabilities('probs', probs, 'num_samples, batch_size, ..., classes')
     mean = draws.mean(axis=0)
     total, aleatoric = _entropy(mean), _entropy(draws).mean(axis=0)
-    # Rounding alone can take the difference below 0.
+    # Rounding can make the difference slightly negative.
     return Uncertainty(*(_like(probs, value) for value in (mean, total, aleatoric, np.maximum(total - aleatoric, 0))))
 
 
@@ -94,22 +94,22 @@ def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertai
         \mathrm{Var}[y] = \underbrace{\frac{1}{S} \sum_s v_s}_{\text{aleatoric}}
         + \underbrace{\frac{1}{S} \sum_s (m_s - \bar m)^2}_{\text{epistemic}}
 
-    Computed in float64, whatever the dtype.
+    All is computed in float64, whatever the dtype of ``mean``.
 
     Parameters
     ----------
     mean : NDArray or numpy array, shape (num_samples, batch_size, ...)
-        Predicted means, one draw of the weights after the other.
+        Predicted means, with the draws of the weights along the first axis.
     variance : NDArray or numpy array in the shape of ``mean``, or float
-        Predicted variances, at least 0; or one known variance of the noise, positive. In squared units of the target;
-        the square of a standard deviation sigma, not sigma.
+        Predicted variances, at least 0, or one known variance of the noise, positive. The unit is the squared unit of
+        the target: give the square of a standard deviation sigma, not sigma itself.
 
     Returns
     -------
     Uncertainty
-        ``mean``, in units of the target; ``total``, ``aleatoric``, ``epistemic``: variances, in squared units of it.
-        All of shape (batch_size, ...): NDArrays in the dtype and on the context of ``mean``, or numpy arrays in its
-        dtype; for integers, in float64.
+        ``mean`` is in units of the target. ``total``, ``aleatoric`` and ``epistemic`` are variances, in squared units
+        of the target. All have shape (batch_size, ...), and are NDArrays in the dtype and on the context of the
+        argument ``mean``, or numpy arrays in its dtype, whichever it is; for integers, in float64.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertai
         If ``mean`` has fewer than two axes, is empty or not finite; if ``variance`` has another shape, is negative or
         not finite, or is a number that is not positive.
     TypeError
-        If ``mean`` is no array, or ``variance`` neither an array nor a number.
+        If ``mean`` is not an array, or ``variance`` is neither an array nor a number.
 
     References
     ----------
@@ -128,7 +128,8 @@ def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertai
     if isinstance(variance, (ndarray.NDArray, np.ndarray)):
         variances = _finite('variance', variance, 'num_samples, batch_size, ...')
         if variances.shape != means.shape:
-            raise ValueError(f'variance must be a number or have the shape of mean, {means.shape} (saw: shape {variances.shape})')
+            raise ValueError(f'variance must be a number or have the shape of mean, {means.shape} '
+                             f'(saw: shape {variances.shape})')
         if (variances < 0).any():
             raise ValueError(f'variance must be at least 0 (saw: {variances.min()!r})')
     else:
@@ -139,32 +140,34 @@ def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertai
 
 
 def credible_interval(draws: Array, level: float = 0.95) -> Interval:
-    r"""Central credible interval: as much probability below it as above.
+    r"""Central credible interval: the probability below it equals the probability above it.
 
     .. math:: [Q((1 - \text{level}) / 2), \; Q((1 + \text{level}) / 2)]
 
-    with the quantiles Q of the draws, linearly interpolated between two of them. Draws of a network's mean give an
-    interval for the mean; for one of the target, add the noise to them.
+    where Q are the quantiles of the draws, interpolated linearly between two neighbouring draws. Draws of a network's
+    mean give an interval for the mean; for an interval of the target, add the noise to the draws.
 
     Parameters
     ----------
     draws : NDArray or numpy array, shape (num_samples, ...)
-        What the weights were drawn for: predictions, or the weights themselves.
+        Draws of predictions, or of the weights themselves.
     level : float, default 0.95
-        Probability of the interval, between 0 and 1, both excluded. The ends need about 10 / (1 - level) draws.
+        Probability of the interval, between 0 and 1, both excluded. To estimate the ends, about 10 / (1 - level) draws
+        are needed.
 
     Returns
     -------
     Interval
-        ``lower`` and ``upper``, in units of ``draws``, shape (...): NDArrays in the dtype and on the context of
-        ``draws`` (where no axis is left, of shape (1,)), or numpy arrays in its dtype; for integers, in float64.
+        ``lower`` and ``upper``, in units of ``draws``, shape (...). They are NDArrays in the dtype and on the context
+        of ``draws`` (of shape (1,) if no axis is left), or numpy arrays in its dtype, whichever ``draws`` is; for
+        integers, in float64.
 
     Raises
     ------
     ValueError
         If ``draws`` has no axis, is empty or not finite, or ``level`` is outside its range.
     TypeError
-        If ``draws`` is no array, or ``level`` no number.
+        If ``draws`` is not an array, or ``level`` is not a number.
 
     References
     ----------
@@ -178,7 +181,7 @@ def credible_interval(draws: Array, level: float = 0.95) -> Interval:
 def _entropy(probs):
     """Entropy over the last axis, in nats."""
     entropy = -(probs * np.log(np.where(probs > 0, probs, 1))).sum(axis=-1)
-    # Rounded to more than 1, a probability has a negative one.
+    # A probability that rounding has made larger than 1 would give a negative entropy.
     return np.maximum(entropy, 0)
 
 
@@ -190,7 +193,7 @@ def _finite(name, value, axes):
 
 
 def _like(original, value):
-    """``value`` as an array of the kind of ``original``."""
+    """``value`` as an array of the kind, dtype and context of ``original``; in float64 if ``original`` is integer."""
     dtype = np.dtype(original.dtype)
     value = np.asarray(value, dtype if dtype.kind == 'f' else np.float64)
     if isinstance(original, ndarray.NDArray):

@@ -1,9 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Whether losses stay finite, and which layer it is if they do not, without waiting for the losses.
+"""Checks whether losses stay finite, and finds the layer at fault if they do not, without waiting for the losses.
 
-MXNet runs behind Python: to read a number at each step would make every step wait. So the KL terms of each step are
-copied, a few numbers in one array, and only every ``EVERY`` steps they are read, as far as they are ``LAG`` steps old,
-and so done by then. If one is not finite, the copies tell in which step, and with which Parameter, it began.
+MXNet computes asynchronously, behind Python: reading a number at each step would make every step wait. The KL terms of
+each step are therefore copied, a few numbers in one array, and the copies are read only once in ``EVERY`` steps. Then
+only copies that are at least ``LAG`` steps old are read, because MXNet has computed them by this time. If a number is
+not finite, the copies tell in which step, and with which Parameter, the problem began.
 """
 import collections
 import itertools
@@ -18,11 +19,12 @@ from .._mxnet.tree import walk
 
 __all__ = ['Watch']
 
-#: So often, in calls of the loss, numbers are read.
+#: The numbers are read once in this many calls of the loss.
 EVERY = 16
-#: So many calls old they are then. Python is rarely that far ahead of MXNet, and need not be: there is work queued.
+#: Numbers are read when they are at least this many calls old. Python is rarely that far ahead of MXNet; where it is,
+#: a short wait does no harm, because this many calls are still queued.
 LAG = 8
-#: So many layers are named.
+#: A message names at most this many layers.
 _MOST = 5
 
 
@@ -33,9 +35,10 @@ class _Call:
     def __init__(self, number, terms):
         self.number = number
         self.nll: Any = None
-        # Without a term a Parameter took no part: its KL divergence comes from the Parameters themselves.
+        # A Parameter without a term took no part in the forward: its KL divergence is computed from its mu and rho.
         terms = [(rho, term) for rho, term in terms.items() if term is not None]
-        # Copies: a static graph writes its next terms over these; nor must what is recorded be kept alive.
+        # The terms are copied because a static graph overwrites them with its next terms, and because keeping the terms
+        # themselves would keep the recorded graph alive.
         with autograd.pause():
             self.groups = [_copy(group) for group in _groups(terms)]
 
@@ -52,9 +55,9 @@ class _Call:
 
 
 def _groups(terms):
-    """``terms`` sorted by what can be copied at once: nearly always all of them, which are one array."""
+    """``terms`` in groups that can be copied at once. There is nearly always one group, as all terms are one array."""
     arrays = {id(term.array): term.array for _, term in terms}
-    if len(arrays) == 1:        # to ask an array for its dtype takes as long as all else here
+    if len(arrays) == 1:        # asking an array for its dtype would take as long as the rest of this function
         return [terms]
     kinds, groups = {key: (array.dtype, array.context) for key, array in arrays.items()}, {}
     for rho, term in terms:
@@ -63,7 +66,7 @@ def _groups(terms):
 
 
 def _copy(terms):
-    """([(rho, place)], copy of the arrays of ``terms``, one after the other)."""
+    """([(rho, place)], array): one array with copies of the arrays of ``terms``, and where each term is in it."""
     starts, arrays, size = {}, [], 0
     for _, term in terms:
         if id(term.array) not in starts:
@@ -80,15 +83,16 @@ class Watch:
         self._calls: Any = collections.deque(maxlen=EVERY + LAG)
         self._count = 0         # calls so far
         self._seen = 0          # number of the last call that was looked at
-        # The text of the warning, from the first call that was not finite until calls are finite again.
+        # The text of the warning. It is kept until calls are finite again, so that the warning comes only once.
         self._warning: Optional[str] = None
 
     def begin(self, terms):
-        """Take note of the KL ``terms``, rho -> Term or None, of a call; returns what :meth:`end` takes."""
+        """Copy the KL ``terms``, rho -> Term or None, of a call; returns the record of the call for :meth:`end`."""
         return _Call(self._count + 1, terms)
 
     def end(self, net, call, nll):
-        """Take note of the NLL of ``call``, detached. Now and then warn, if an earlier call was not finite."""
+        """Add ``nll``, detached, to the record ``call``; once in ``EVERY`` calls, warn if earlier ones are not finite.
+        """
         call.nll = nll
         self._count += 1
         self._calls.append(call)
@@ -109,7 +113,7 @@ class Watch:
             warnings.warn(self._warning, RuntimeWarning, stacklevel=_callers_level())
 
     def check(self, net):
-        """FloatingPointError if the last call on a context was not finite, or a Parameter is not."""
+        """Raise FloatingPointError if the last call on a context was not finite, or if a Parameter is not finite."""
         since, forgotten = self._count, False
         for context in {call.nll.context for call in self._calls}:
             calls = [call for call in reversed(self._calls) if call.nll.context == context]
@@ -121,7 +125,7 @@ class Watch:
             raise FloatingPointError(self._warning if forgotten and self._warning else self._explain(net, since))
 
     def _explain(self, net, since):
-        """What is not finite, from which call after number ``since``, and in which layers."""
+        """A message: what is not finite, since which call after number ``since``, and in which layers."""
         calls, names, parts = list(self._calls), _names(net), []
         first = next((i for i, call in enumerate(calls) if call.number > since and not call.is_finite()), None)
         if first is not None:
@@ -129,27 +133,27 @@ class Watch:
             wrong = [rho for rho in kl if not np.isfinite(kl[rho])]
             what = ['NLL'] * (not np.isfinite(calls[first].nll.asnumpy()).all())
             what += [f'KL divergence of {names[rho.mu]} ({kl[rho]})' for rho in wrong]
-            parts.append('first not finite in call %d of the loss in train mode: %s' % (
-                calls[first].number, _listed(what)))
-            # Where it is all of them at once, the call before tells more.
+            parts.append(f'first not finite in call {calls[first].number} of the loss in train mode: {_listed(what)}')
+            # If all KL terms became not finite at once, the terms of the previous call tell more.
             last = calls[first - 1].kl() if first and len(wrong) == len(kl) else kl
             sizes = {rho: last[rho] / rho.mu.data(rho.mu.list_ctx()[0]).size for rho in last if np.isfinite(last[rho])}
             if sizes:
                 most = max(sizes, key=lambda rho: sizes[rho])
-                parts.append(f'largest finite KL divergence: that of {names[most.mu]}, {sizes[most]:.3g} nats per weight')
+                parts.append(f'largest finite KL divergence: that of {names[most.mu]}, '
+                             f'{sizes[most]:.3g} nats per weight')
         broken = {param: _count_not_finite(param) for param in names}
         if any(broken.values()):
-            parts.append('not finite now: {}'.format(_listed(
-                '%s (%d values)' % (names[param], count) for param, count in broken.items() if count)))
-        return ('{}: {}. Is the learning rate too high, are there data that are not finite, or labels that '
-                'are no class, for which CategoricalNLLLoss has ignore_label?'.format(net.name, '; '.join(parts)))
+            listed = _listed(f'{names[param]} ({count} values)' for param, count in broken.items() if count)
+            parts.append(f'not finite now: {listed}')
+        return (f'{net.name}: {"; ".join(parts)}. Is the learning rate too high, are there data that are not finite, '
+                'or labels that are no class, for which CategoricalNLLLoss has ignore_label?')
 
     def __deepcopy__(self, memo):
         return Watch()
 
 
 def _callers_level():
-    """The ``stacklevel`` with which the function that asks for it warns beside the user's line that led to it."""
+    """The ``stacklevel`` with which a warning of the calling function points to the user's line that led to it."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] in ('bbb_layers', 'mxnet'):
         level, frame = level + 1, frame.f_back
@@ -157,18 +161,18 @@ def _callers_level():
 
 
 def _names(net):
-    """Parameter -> how it is named in a message, of all that have a value."""
+    """Parameter -> its name in messages, for all Parameters that have a value."""
     return {param: f'layer {block.name} ({name})' for block in walk(net)
             for name, param in block._reg_params.items() if param._data is not None}
 
 
 def _listed(texts):
     texts = list(texts)
-    return ', '.join(texts[:_MOST]) + (' and %d more' % (len(texts) - _MOST) if len(texts) > _MOST else '')
+    return ', '.join(texts[:_MOST]) + (f' and {len(texts) - _MOST} more' if len(texts) > _MOST else '')
 
 
 def _count_not_finite(param):
-    """The number of values that are not finite, on the context that has most of them."""
+    """The number of values that are not finite, on the context where this number is largest."""
     if param._stype != 'default':
         return 0
     return max(int((1 - ndarray.contrib.isfinite(values.as_nd_ndarray())).sum().asscalar())
@@ -176,7 +180,7 @@ def _count_not_finite(param):
 
 
 def _all_finite(calls):
-    """Whether all of many calls are finite, at the price of about one."""
+    """Whether all of many calls are finite, in about the time that one call takes to check."""
     kinds = {}
     for call in calls:
         for array in call.arrays():

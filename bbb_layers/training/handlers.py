@@ -16,14 +16,14 @@ from .schedules import check_step
 __all__ = ['KLWeightHandler', 'SummaryHandler', 'STEP', 'set_loaded_step']
 
 #: Attribute of an optimizer: the next step of the KL schedule. MXNet saves a Trainer's states with all attributes of
-#: its optimizer, and loading them puts another optimizer in its place.
+#: its optimizer, and loading them replaces the optimizer by the saved one.
 STEP = '_kl_weight_step'
-#: Attribute of an optimizer whose step was written by a handler of this process, and not loaded.
+#: Attribute of an optimizer that marks its step as written by a handler of this process, and not loaded.
 _WRITTEN = '_kl_weight_step_was_written'
 
 
 class _WrittenHere:
-    """The value of that attribute. A copy of the optimizer has it too; in a file, None stands in its place."""
+    """The value of the attribute ``_WRITTEN``. A copy of the optimizer has it too; a file has None in its place."""
 
     def __reduce__(self):
         return type(None), ()
@@ -33,7 +33,7 @@ class _WrittenHere:
 
 
 def set_loaded_step(optimizer: Optimizer, step: Optional[int]) -> None:
-    """Let ``optimizer`` have a step of the KL schedule that was loaded; None stands for states without a schedule."""
+    """Give ``optimizer`` a step of the KL schedule that was loaded; None stands for states without a schedule."""
     for name in (STEP, _WRITTEN):
         vars(optimizer).pop(name, None)
     if step is not None:
@@ -48,17 +48,17 @@ def _write(optimizer, step):
 class KLWeightHandler(TrainBegin, BatchBegin):
     """Estimator handler that sets the loss's ``kl_weight`` before each training batch.
 
-    Training that is continued by another ``fit`` continues the schedule, if the handler is the same. So does training
-    that is resumed, with a new handler in a new process: the step stands in the Trainer's states, which MXNet's
-    CheckpointHandler saves and loads (``resume_from_checkpoint=True``), as do ``Trainer.save_states`` and
-    ``load_states``, and those of ``bbb_layers.checkpoint``. Where they were loaded before ``fit``, a ``step`` that is
-    given counts instead.
+    Another ``fit`` with the same handler continues the schedule. Training that is resumed in a new process, with a new
+    handler, continues it too, because the step is saved in the Trainer's states. MXNet's CheckpointHandler saves and
+    loads these states (``resume_from_checkpoint=True``), and so do ``Trainer.save_states`` and ``load_states``, and the
+    functions of ``bbb_layers.checkpoint``. If states were loaded before ``fit`` and ``step`` is given, the given step
+    is used instead of the loaded step.
 
     Parameters
     ----------
     schedule : callable
         step -> weight, such as ``linear(1000)``.
-    step : int, default that of states which were loaded, else 0
+    step : int, default the step in the states that were loaded, else 0
         The step to start from.
 
     Raises
@@ -74,12 +74,12 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         self.step = step or 0
         self._given = step is not None
         self._optimizer = self._wrote_to = None
-        # Before a CheckpointHandler's ``train_begin``, which may load other states.
+        # This handler's ``train_begin`` runs before that of a CheckpointHandler, which may load other states.
         self.priority = -math.inf
 
     @property
     def step(self) -> int:
-        """The next step; one that is set counts as one that is given."""
+        """The next step. Setting it has the same effect as giving the argument ``step``."""
         return self._step
 
     @step.setter
@@ -90,12 +90,12 @@ class KLWeightHandler(TrainBegin, BatchBegin):
         if not hasattr(estimator.loss, 'kl_weight'):
             raise TypeError(f"the Estimator's loss must be a BBBLoss (saw: {estimator.loss!r})")
         self._optimizer = estimator.trainer.optimizer
-        if self._given:     # once: what is loaded from now on is later
+        if self._given:     # only once, because states that are loaded from now on are newer than the given step
             self._given = False
             _write(self._optimizer, self._step)
 
     def batch_begin(self, estimator, *args, **kwargs):
-        # The optimizer's own count of updates would not do: it also counts those before the schedule began.
+        # The optimizer's own count of updates cannot be used: it includes the updates before the schedule began.
         optimizer = estimator.trainer.optimizer
         there = getattr(optimizer, STEP, None)
         if there is None:
@@ -113,28 +113,29 @@ class KLWeightHandler(TrainBegin, BatchBegin):
 class SummaryHandler(TrainBegin, EpochEnd):
     r"""Estimator handler that hands metrics and histograms to a summary writer at the end of each epoch.
 
-    The writer is the user's, for instance ``mxboard.SummaryWriter``; of it, only ``add_scalar(tag, value, step)`` and
-    ``add_histogram(tag, values, step)`` are used, so that others with these, such as tensorboardX's, serve as well. The
-    step is the number of updates that the Trainer has done, which also goes on where training is resumed. Histograms
-    are, for each Parameter, those of sigma and of the signal-to-noise ratio in decibels,
+    The user makes the writer, for instance a ``mxboard.SummaryWriter``. Only two of its methods are used,
+    ``add_scalar(tag, value, step)`` and ``add_histogram(tag, values, step)``, so that other writers with these methods,
+    such as tensorboardX's, work as well. The step is the number of updates that the Trainer has done; it continues when
+    training is resumed. For each Parameter there are two histograms: one of sigma, and one of the signal-to-noise ratio
+    in decibels:
 
     .. math:: 20 \log_{10} \frac{|\mu|}{\sigma}
 
-    both without weights that are pruned, the second also without those whose mu is 0.
+    Both leave out weights that are pruned, and the second also leaves out weights whose mu is 0.
 
     Parameters
     ----------
     writer : object
-        Closing it is left to the user.
+        The summary writer. The user closes it.
     metrics : list of EvalMetric
-        Such as ``estimator.train_metrics + estimator.val_metrics``.
+        The metrics to write, such as ``estimator.train_metrics + estimator.val_metrics``.
     histograms : bool, default True
         Whether to write histograms.
 
     Raises
     ------
     TypeError
-        If ``writer`` has not the two methods, or ``metrics`` is no list of metrics.
+        If ``writer`` lacks one of the two methods, or ``metrics`` is not a list of metrics.
     ValueError
         When training begins, if the network has no Bayesian layer and ``histograms`` is set.
     """
@@ -146,7 +147,7 @@ class SummaryHandler(TrainBegin, EpochEnd):
         if not isinstance(metrics, list) or not all(isinstance(metric, EvalMetric) for metric in metrics):
             raise TypeError(f'metrics must be a list of EvalMetric (saw: {metrics!r})')
         self.writer, self.metrics, self.histograms = writer, metrics, bool(histograms)
-        # After those that compute the metrics.
+        # This handler runs after the handlers that compute the metrics.
         self.priority = math.inf
 
     def train_begin(self, estimator, *args, **kwargs):

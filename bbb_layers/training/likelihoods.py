@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch's, constants included."""
+"""Gluon losses that are negative log likelihoods: in nats, summed over all axes but the batch axis, with constants."""
 import math
 from typing import Any, Dict, Optional
 
@@ -19,28 +19,29 @@ __all__ = ['NLLLoss', 'CategoricalNLLLoss', 'GaussianNLLLoss', 'HeteroscedasticG
 
 
 class NLLLoss(Loss):
-    """A loss whose subclass defines ``_nll(F, pred, label)``, element by element, on classic arrays."""
+    """Base class of the losses; a subclass defines ``_nll(F, pred, label)``, element by element, on classic arrays."""
 
-    #: Whether the class, without those that derive from it, is known to compute the same as a graph.
+    #: Whether this class, without its subclasses, is known to compute the same as a graph.
     _same_as_graph = False
-    #: Whether :func:`~bbb_layers.to_bayesian` leaves blocks of this class alone.
+    #: Whether :func:`~bbb_layers.to_bayesian` leaves blocks of this class unchanged.
     _stays_plain = True
 
     def settings(self) -> Dict[str, Any]:
-        """What the constructor was told and is kept under another name than that of the argument."""
+        """Arguments of the constructor that are kept in attributes of another name: name of the argument -> value."""
         return {}
 
     def hybrid_forward(self, F, pred, label, sample_weight=None, **params):
         nll = self._nll(F, *classic((pred, label)), **classic(params))
         if sample_weight is not None:
-            # broadcast_mul would repeat the loss where the weight is larger, and the sum would count that.
+            # broadcast_mul would repeat the loss along axes where the weight is larger, and the sum would count it
+            # several times.
             nll = weighted(F, nll, F.broadcast_like(classic(sample_weight), nll))
         if self._weight is not None:
             nll = nll * self._weight
         return gluon_kind(F.sum(nll, axis=self._batch_axis, exclude=True))
 
     def check_call(self, pred: Any, label: Any, sample_weight: Any = None) -> None:
-        """Raise ValueError if the arguments of a call cannot be right; this one takes what MXNet takes."""
+        """Raise ValueError if the arguments of a call cannot be right; this base class accepts what MXNet accepts."""
 
 
 def weighted(F, nll, weight):
@@ -53,12 +54,12 @@ class CategoricalNLLLoss(NLLLoss):
 
     .. math:: L_n = -\sum_{p} \log \mathrm{softmax}(z_{np})_{y_{np}}
 
-    with p over the output positions. ``gluon.loss.SoftmaxCrossEntropyLoss`` is the same for one position, but
-    averages over several, which is not a log likelihood.
+    where p runs over the output positions. ``gluon.loss.SoftmaxCrossEntropyLoss`` is the same for one position, but
+    averages over several positions, and an average is not a log likelihood.
 
-    A label that is no class has probability 0, and so an infinite loss and no gradient. Such labels raise in predict
-    mode; in train mode no step waits to look at them, and :meth:`BBBLoss.check_finite` raises. Where ``sample_weight``
-    is 0, the label can be anything.
+    A label that is no class has probability 0, and therefore an infinite loss and no gradient. In predict mode, such a
+    label raises ValueError. In train mode no step waits to look at the labels; :meth:`BBBLoss.check_finite` raises
+    instead. Where ``sample_weight`` is 0, the label can have any value.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ class CategoricalNLLLoss(NLLLoss):
     batch_axis : int, default 0
         The axis of the mini-batch.
     ignore_label : float, default None
-        A label, such as -1, that marks positions which add nothing to the loss.
+        A label, such as -1, that marks positions that add nothing to the loss.
 
     Inputs:
         - **pred**: logits, e.g. shape (batch_size, classes) or (batch_size, positions, classes)
@@ -82,8 +83,9 @@ class CategoricalNLLLoss(NLLLoss):
     Raises
     ------
     TypeError, ValueError
-        If ``ignore_label`` is not a finite number. When it is called: if ``label`` or ``sample_weight`` has another
-        shape, such as that of one-hot labels; in predict mode, if a label is no whole number from 0 to classes - 1.
+        If ``ignore_label`` is not a finite number. A call raises ValueError if ``label`` or ``sample_weight`` has
+        another shape, such as the shape of one-hot labels, and, in predict mode, if a label is not a whole number from
+        0 to classes - 1.
     """
 
     _same_as_graph = True
@@ -100,14 +102,14 @@ class CategoricalNLLLoss(NLLLoss):
         try:
             return super().forward(pred, label, *sample_weight)
         except MXNetError:
-            if isinstance(pred, NDArray):       # what it says of shapes is of its operators'
+            if isinstance(pred, NDArray):       # MXNet's message is about the shapes that its operators saw
                 self.check_call(pred, label, *sample_weight)
             raise
 
     def _nll(self, F, pred, label):
         nll = -F.pick(F.log_softmax(pred, axis=self._axis), label, axis=self._axis, keepdims=True)
-        # For a label that is no class, pick takes the nearest one.
-        # Counted in float32: float16 has no whole numbers of its own beyond 2048.
+        # For a label that is no class, pick takes the nearest class, so that the label must be compared with the
+        # classes. They are counted in float32, because float16 cannot hold every whole number beyond 2048.
         classes = F.cast(F.contrib.arange_like(F.BlockGrad(pred), axis=self._axis), dtype='float32')
         classes = F.contrib.arange_like(classes)
         label = F.reshape_like(F.cast(label, dtype='float32'), nll)
@@ -122,7 +124,7 @@ class CategoricalNLLLoss(NLLLoss):
         Parameters
         ----------
         pred, label, sample_weight : NDArray
-            As this loss takes them.
+            The arguments of a call of this loss.
         """
         axis = self._axis % len(pred.shape)
         num_classes, positions = pred.shape[axis], pred.shape[:axis] + pred.shape[axis + 1:]
@@ -130,19 +132,19 @@ class CategoricalNLLLoss(NLLLoss):
         if label.shape not in (positions, kept):
             hint = ''
             if label.shape == pred.shape:
-                hint = '; of one-hot labels, take label.argmax(axis=%d)' % self._axis
+                hint = f'; of one-hot labels, take label.argmax(axis={self._axis})'
             for other in range(1, len(pred.shape)):
                 if other != axis and label.shape == pred.shape[:other] + pred.shape[other + 1:]:
-                    hint = '; if the classes are at axis %d of pred, give axis=%d' % (other, other)
-            raise ValueError(f'label must be class indices in the shape {positions}, that of pred without the axis of classes '
-                             f'(saw: shape {label.shape}{hint})')
+                    hint = f'; if the classes are at axis {other} of pred, give axis={other}'
+            raise ValueError(f'label must be class indices in the shape {positions}, that of pred without the axis of '
+                             f'classes (saw: shape {label.shape}{hint})')
         weight = None if sample_weight is None else sample_weight.asnumpy()
         if weight is not None:
             if weight.ndim != len(kept) or any(one not in (1, other) for one, other in zip(weight.shape, kept)):
-                raise ValueError('sample_weight must have the shape {}, or 1 in place of some of these sizes (saw: '
-                                 'shape {}{})'.format(kept, weight.shape, '' if weight.shape != positions else (
-                                     '; take sample_weight.expand_dims(axis=%d)' % self._axis)))
-        if autograd.is_training():      # this would wait for the label, which may still be computed
+                hint = f'; take sample_weight.expand_dims(axis={self._axis})' if weight.shape == positions else ''
+                raise ValueError(f'sample_weight must have the shape {kept}, or 1 in place of some of these sizes '
+                                 f'(saw: shape {weight.shape}{hint})')
+        if autograd.is_training():      # reading the label would wait for it, since MXNet may still be computing it
             return
         labels = label.asnumpy().reshape(kept).astype('float64')
         wrong = ~np.isin(labels, np.arange(num_classes))
@@ -151,9 +153,10 @@ class CategoricalNLLLoss(NLLLoss):
         if weight is not None:
             wrong &= np.broadcast_to(weight, kept) != 0
         if wrong.any():
-            raise ValueError('label must be whole numbers from 0 to %d%s (saw: %r)' % (
-                num_classes - 1, '; give ignore_label for positions without a class' if self._ignore_label is None
-                else f', or ignore_label, {self._ignore_label:g}', float(labels[wrong][0])))
+            hint = ('; give ignore_label for positions without a class' if self._ignore_label is None
+                    else f', or ignore_label, {self._ignore_label:g}')
+            raise ValueError(f'label must be whole numbers from 0 to {num_classes - 1}{hint} '
+                             f'(saw: {float(labels[wrong][0])!r})')
 
 
 class GaussianNLLLoss(NLLLoss):
@@ -166,10 +169,10 @@ class GaussianNLLLoss(NLLLoss):
     Parameters
     ----------
     sigma : float, default 1.0
-        Standard deviation of the noise, positive and finite; where it starts, if learnable.
+        Standard deviation of the noise, positive and finite; its initial value if ``learnable`` is set.
     learnable : bool, default False
-        Whether sigma is a Parameter, positive through softplus. It belongs to this loss: initialize it with
-        ``loss_fn.initialize()``, and give ``loss_fn.collect_params()`` to a Trainer as well as the network's.
+        Whether sigma is a Parameter; softplus keeps it positive. The Parameter belongs to this loss: initialize it with
+        ``loss_fn.initialize()``, and give a Trainer both the network's Parameters and ``loss_fn.collect_params()``.
     weight : float, default None
         Global scalar weight for the loss.
     batch_axis : int, default 0
@@ -177,7 +180,7 @@ class GaussianNLLLoss(NLLLoss):
 
     Inputs:
         - **pred**: means, any shape
-        - **label**: targets, with as many elements
+        - **label**: targets, with as many elements as ``pred``
         - **sample_weight**: weights that broadcast to the shape of ``pred``
 
     Outputs:
@@ -205,7 +208,7 @@ class GaussianNLLLoss(NLLLoss):
 
 
 class HeteroscedasticGaussianNLLLoss(NLLLoss):
-    r"""Negative log likelihood of a Gaussian whose mean and variance the network gives.
+    r"""Negative log likelihood of a Gaussian whose mean and variance the network predicts.
 
     .. math:: L_n = \sum_i \frac{(y_{ni} - \hat y_{ni})^2}{2 e^{s_{ni}}} + \frac{s_{ni}}{2} + \frac{1}{2}\log 2\pi
 
@@ -233,7 +236,7 @@ class HeteroscedasticGaussianNLLLoss(NLLLoss):
     def _nll(self, F, pred, label):
         mean, log_variance = pred
         error = F.reshape_like(label, mean) - mean
-        # The error is divided before it is squared, and by a number that float32 can hold: 0 * inf would be NaN.
+        # The error is divided before it is squared, and by a number that float32 can hold, because 0 * inf is NaN.
         scaled = error * F.exp((-0.5 * log_variance).clip(-80, 80))
         return half_square(scaled) + 0.5 * log_variance + HALF_LOG_2PI
 
@@ -251,7 +254,7 @@ class StudentTNLLLoss(NLLLoss):
     df : float, default 3.0
         Degrees of freedom nu, positive and finite.
     scale : float, default 1.0
-        Scale s, positive and finite; where it starts, if learnable.
+        Scale s, positive and finite; its initial value if ``learnable`` is set.
     learnable : bool, default False
         Whether the scale is a Parameter; see :class:`GaussianNLLLoss`.
     weight : float, default None
@@ -287,7 +290,7 @@ class BernoulliNLLLoss(NLLLoss):
 
     .. math:: L_n = \sum_i \log(1 + e^{z_{ni}}) - y_{ni} z_{ni}
 
-    ``gluon.loss.SigmoidBinaryCrossEntropyLoss`` is the same for one output, but averages over several.
+    ``gluon.loss.SigmoidBinaryCrossEntropyLoss`` is the same for one output, but averages over several outputs.
 
     Parameters
     ----------
@@ -298,7 +301,7 @@ class BernoulliNLLLoss(NLLLoss):
 
     Inputs:
         - **pred**: logits z, any shape
-        - **label**: 0 or 1, or probabilities, with as many elements
+        - **label**: 0 or 1, or probabilities, with as many elements as ``pred``
         - **sample_weight**: weights that broadcast to the shape of ``pred``
 
     Outputs:
@@ -330,7 +333,7 @@ class PoissonNLLLoss(NLLLoss):
 
     Inputs:
         - **pred**: logarithms z of the rates, any shape
-        - **label**: counts, with as many elements
+        - **label**: counts, with as many elements as ``pred``
         - **sample_weight**: weights that broadcast to the shape of ``pred``
 
     Outputs:
@@ -348,7 +351,7 @@ class PoissonNLLLoss(NLLLoss):
 
 
 def _add_scale(loss, name, scale, learnable):
-    """Give ``loss`` one scale, a number or a Parameter."""
+    """Give ``loss`` a scale: a fixed number, or a Parameter if ``learnable`` is set."""
     scale = check_positive(name, scale)
     loss._fixed_scale = None if learnable else scale
     loss.rho = None
@@ -358,10 +361,10 @@ def _add_scale(loss, name, scale, learnable):
 
 
 def _scaled(F, loss, error, rho):
-    """``error`` / scale, and the scale's logarithm, both in the shape of ``error``."""
+    """``error`` divided by the scale, and the logarithm of the scale, both in the shape of ``error``."""
     if rho is None:
         return error * (1 / loss._fixed_scale), F.zeros_like(error) + math.log(loss._fixed_scale)
-    # One value in as many axes as ``error`` has, whose number is unknown while this is traced.
+    # The scale is one value, and must get as many axes as ``error``, whose number is unknown while this is traced.
     scale = F.broadcast_mul(F.ones_like(F.reshape(error, shape=(-1,))), sigma_from_rho(F, rho))
     scale = F.reshape_like(scale, error)
     return error / scale, F.log(scale)

@@ -40,7 +40,7 @@ class _Graph(HybridBlock):
     def __init__(self, likelihood):
         super().__init__()
         self.likelihood = likelihood
-        self._active = True     # by itself, and not the likelihood too
+        self._active = True     # hybridizes this block alone, and not the likelihood too
 
     def hybrid_forward(self, F, output, label, terms, weight):
         nll, kl = classic(self.likelihood(output, label)), F.reshape(F.sum(terms), shape=(1,))
@@ -52,45 +52,46 @@ class BBBLoss(Loss):
 
     .. math:: L_n = -\log p(y_n | x_n, w) + \frac{\beta}{N} KL[q(w) \| p(w)]
 
-    Summed over an epoch, on any split into batches and devices, the KL divergence counts exactly once, so
-    ``trainer.step(batch_size)`` is right for every batch size.
+    In the sum of the losses over an epoch, the KL divergence counts exactly once, however the epoch is split into
+    batches and devices. ``trainer.step(batch_size)`` is therefore right for every batch size.
 
-    In train mode the KL terms are those of the forward that made ``output``: call the loss once, right after each
+    In train mode the KL terms are those of the forward that computed ``output``: call the loss once, right after each
     forward and under the same ``autograd.record()``. In predict mode, as in validation, the KL divergence is computed
     from the Parameters (see :func:`kl_divergence`) and has weight 1, whatever ``kl_weight`` is, so that the result is
-    the ELBO at the posterior mean.
+    the negative ELBO with the likelihood at the posterior mean.
 
-    Making a BBBLoss prepares the blocks of ``net`` to hand out their KL terms, and clears their cached graphs. ``net``
+    The constructor prepares the blocks of ``net`` to pass on their KL terms, and clears their cached graphs. ``net``
     may be initialized, hybridized and extended before or after, and may have any number of losses; every forward
-    counts for one of them, or for several that are on different parts of ``net``.
+    counts for one loss, or for several losses of different parts of ``net``.
 
     Parameters
     ----------
     net : Block
-        The network, or a part of one; its KL divergence is the one that counts. It does not become a child.
+        The network, or a part of it, whose KL divergence the loss contains. It does not become a child of the loss.
     num_train : int
-        Number of training examples N: what the batch axis counts, in the whole data set. It can be changed between
-        steps, for instance where the data set grows.
+        Number N of training examples in the whole data set, where an example is what the batch axis counts. It can be
+        changed between steps, for instance when the data set grows.
     likelihood : HybridBlock, default CategoricalNLLLoss
         A Gluon loss that is a negative log likelihood in nats: called with ``(output, label)``, it must return shape
         (batch_size,), summed and not averaged over output positions. The default is softmax cross-entropy with sparse
         labels, summed over any further axes of the output.
     kl_weight : float, default 1.0
-        Weight beta of the KL divergence in train mode; can be changed between steps.
+        Weight beta of the KL divergence in train mode. It can be changed between steps.
     weight : float, default None
-        Global scalar weight of the likelihood's part; not of the KL divergence.
+        Global scalar weight of the negative log likelihood, but not of the KL divergence.
     batch_axis : int, default 0
         The axis of the output that represents the mini-batch.
 
     Inputs:
-        - **output**: what ``net`` returned, or a part of it; with several outputs a list, if ``likelihood`` takes one
+        - **output**: what ``net`` returned, or a part of it; a list of several outputs, if ``likelihood`` takes a list
         - **label**: as ``likelihood`` takes it
-        - **sample_weight**: weights of the likelihood's part only. One weight per example, shape (batch_size,) with
-          any further axes of size 1, multiplies the result of ``likelihood``; any other shape is handed to it
+        - **sample_weight**: weights of the negative log likelihood only. One weight per example, shape (batch_size,)
+          with any further axes of size 1, multiplies the result of ``likelihood``; weights of any other shape are
+          passed to ``likelihood``
 
     Outputs:
-        - **loss**: shape (batch_size,), nats per example; float32 where the output is float16 or bfloat16, which the
-          likelihood then sees in float32, as it does such labels and weights
+        - **loss**: shape (batch_size,), nats per example. Outputs, labels and weights in float16 or bfloat16 are
+          converted to float32 before ``likelihood`` sees them, and for such outputs the loss is float32
 
     Raises
     ------
@@ -105,15 +106,15 @@ class BBBLoss(Loss):
     Warns
     -----
     RuntimeWarning
-        If losses or KL terms in train mode became NaN or infinite: since which call, and in which layers. It takes some
-        calls until that is seen, since no step is made to wait; :meth:`check_finite` does wait.
+        If losses or KL terms in train mode became NaN or infinite. The warning says since which call, and in which
+        layers. It comes some calls later, since no step is made to wait; :meth:`check_finite` does wait.
 
     References
     ----------
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1, 2 and 8.
     """
 
-    #: Says that ``to_bayesian`` leaves it alone.
+    #: Tells ``to_bayesian`` to leave this loss unchanged.
     _stays_plain = True
 
     def __init__(self, net: Block, num_train: float, likelihood: Optional[HybridBlock] = None, kl_weight: float = 1.0,
@@ -137,7 +138,8 @@ class BBBLoss(Loss):
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
         if name == 'likelihood':
-            # As a graph it is faster. The graph is no child: its Parameters are those of this block.
+            # The loss is faster as one graph. The graph does not become a child, because its Parameters already belong
+            # to this block.
             known = vars(type(value)).get('_same_as_graph', False)
             self.__dict__['_graph'] = _Graph(value) if known else None
 
@@ -161,13 +163,14 @@ class BBBLoss(Loss):
 
     @property
     def nll(self) -> NDArray:
-        """The likelihood's part of the last call, shape (batch_size,), nats per example, detached; None before."""
+        """The (weighted) negative log likelihood of the last call, shape (batch_size,), nats per example, detached;
+        None before the first call."""
         return self._nll
 
     @property
     def kl(self) -> NDArray:
         """The network's KL divergence at the last call, shape (1,), nats per data set, unweighted, detached; None
-        before."""
+        before the first call."""
         return self._kl
 
     def forward(self, output, label, sample_weight=None):
@@ -177,7 +180,7 @@ class BBBLoss(Loss):
                             f'hybridized block (saw: output of type {type(first).__name__})')
         if not isinstance(output, ndarray.NDArray) and isinstance(self.likelihood, CategoricalNLLLoss):
             raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a '
-                            'likelihood that takes all (saw: %d outputs)' % len(output))
+                            f'likelihood that takes all (saw: {len(output)} outputs)')
         batch_size = first.shape[self._batch_axis]
         output, label, sample_weight = (widened(moved_to(computed_on(first.context), value))
                                         for value in (output, label, sample_weight))
@@ -208,35 +211,36 @@ class BBBLoss(Loss):
         return loss
 
     def settings(self) -> Dict[str, Any]:
-        """What a checkpoint compares of this loss, beside ``num_train``: the arguments of the constructor."""
+        """The arguments of the constructor that a checkpoint compares, in addition to ``num_train``."""
         return {'weight': self._weight, 'batch_axis': self._batch_axis}
 
     def check_finite(self) -> None:
         """Wait for all steps so far, and raise if the latest losses in train mode or a Parameter are not finite.
 
-        A loss looks by itself now and then, at steps that are done, and before the first forward in predict mode after
-        them; it then warns (RuntimeWarning). This is for the end of an epoch, or of the training.
+        Without this method, a loss checks finished steps from time to time, and all steps when it is next called in
+        predict mode; it then only warns (RuntimeWarning). Call this method at the end of an epoch, or of the training.
 
         Raises
         ------
         FloatingPointError
-            It names the step and the layers whose mu, rho or KL divergence is not finite.
+            The message names the step and the layers whose mu, rho or KL divergence is not finite.
         """
         self._watch.check(self._net.block)
 
     def _as_array(self, number, like):
-        """``number`` as an array of ``like``'s kind, the last one if it fits."""
+        """``number`` as an array in the dtype and context of ``like``; the previous array is used again if it fits."""
         key, last = (number, like.dtype, like.context), self._last_weight
         if last is None or last[0] != key:
             last = self._last_weight = key, ndarray.full((1,), number, ctx=like.context, dtype=like.dtype)
-        # Detached: what is an input of two recorded losses keeps the second from its backward, once the first had its.
+        # The array is detached: if it were an input of two recorded losses, the backward of the first loss would make
+        # the backward of the second one impossible.
         return last[1].detach()
 
     def _nll_per_example(self, output, label, sample_weight, batch_size):
         is_ours = hasattr(self.likelihood, 'check_call')
         per_example = sample_weight is not None and sample_weight.size == batch_size and (
             sample_weight.ndim == 1 or sample_weight.shape[self._batch_axis] == batch_size)
-        if per_example and is_ours:     # it then knows which examples count
+        if per_example and is_ours:     # a likelihood of this package then knows which examples count
             first = next(leaves([output]))
             shape = [1] * first.ndim
             shape[self._batch_axis] = batch_size
@@ -254,12 +258,12 @@ class BBBLoss(Loss):
     def _check_nll(self, nll, batch_size):
         if not isinstance(nll, ndarray.NDArray) or nll.shape != (batch_size,):
             raise ValueError(
-                'likelihood must return one negative log likelihood per example, shape (batch_size,) = (%d,) (saw: %s '
-                'from %r)' % (batch_size, getattr(nll, 'shape', type(nll).__name__), self.likelihood))
+                f'likelihood must return one negative log likelihood per example, shape (batch_size,) = ({batch_size},)'
+                f' (saw: {getattr(nll, "shape", type(nll).__name__)} from {self.likelihood!r})')
 
     @contextlib.contextmanager
     def _kl_terms(self, context):
-        """Arrays whose sum is the KL divergence of the network, and what the watch knows of them."""
+        """Arrays whose sum is the KL divergence of the network, and the Watch's record of the call or None."""
         net = self._net.block
         if not autograd.is_training():
             yield [classic(kl_divergence(net, context))], None
@@ -267,7 +271,7 @@ class BBBLoss(Loss):
         with take_terms(posterior_parameters(net), context) as terms:
             call = self._watch.begin(terms)
             if any(term is None for term in terms.values()):
-                tap(net)    # a block that came after this loss may have kept its terms to itself
+                tap(net)    # a block that was added after this loss was made may not have passed on its terms
             yield list(add_up(Term(_from_parameters(rho, context)) if term is None else term
                               for rho, term in terms.items())), call
 
@@ -277,8 +281,8 @@ class BBBLoss(Loss):
         if alone:
             memo[id(net)] = net     # a copy of the loss alone stays a loss of the same network
         else:
-            net = copy.deepcopy(net, memo)      # may be a part of the same thing, and come later
-        memo[id(self._graph)] = memo[id(self._last_weight)] = None     # an array's copy could be on another context
+            net = copy.deepcopy(net, memo)      # it may be a part of the copied object, and not be copied yet
+        memo[id(self._graph)] = memo[id(self._last_weight)] = None     # a copied array could be on another context
         memo[id(self._calls)] = {}
         new = copy_block(self, memo)
         new.__dict__['_graph'] = self._graph and _Graph(new.likelihood)
@@ -288,8 +292,8 @@ class BBBLoss(Loss):
         return new
 
     def __repr__(self):
-        return '%s(num_train=%g, likelihood=%r, kl_weight=%g, batch_axis=%d, w=%s)' % (
-            type(self).__name__, self._num_train, self.likelihood, self._kl_weight, self._batch_axis, self._weight)
+        return (f'{type(self).__name__}(num_train={self._num_train:g}, likelihood={self.likelihood!r}, '
+                f'kl_weight={self._kl_weight:g}, batch_axis={self._batch_axis}, w={self._weight})')
 
 
 def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 1) -> NDArray:
@@ -297,17 +301,18 @@ def kl_divergence(net: Block, ctx: Optional[Context] = None, num_samples: int = 
 
     .. math:: KL[q(w) \| p(w)] = E_q[\log q(w)] - E_q[\log p(w)]
 
-    In closed form where the prior has one, otherwise estimated without bias from fresh draws. It is computed from the
-    Parameters, in train and predict mode alike, and is differentiable under ``autograd.record()``. Pruned weights do
-    not count; Parameters that layers share count once.
+    It is computed in closed form if the prior has one, and otherwise estimated without bias from fresh draws. It is
+    computed from the Parameters, in train and predict mode alike, and is differentiable under ``autograd.record()``.
+    Pruned weights do not count; Parameters that layers share count once.
 
-    In a network that has a :class:`BBBLoss` and runs with ``static_shape=True``, the forward after a recorded call
-    traces its graph anew, since MXNet's would lose its gradients: for a loop with a loss of your own, make no BBBLoss.
+    If the network has a :class:`BBBLoss` and runs with ``static_shape=True``, the forward after a recorded call of this
+    function traces its graph again, since MXNet's old graph would lose gradients. If your training loop uses a loss of
+    your own, do not make a BBBLoss.
 
     Parameters
     ----------
     net : Block
-    ctx : Context, default the first that the network is initialized on
+    ctx : Context, default the first context on which the network is initialized
     num_samples : int, default 1
         Number of draws for priors without a closed form.
 

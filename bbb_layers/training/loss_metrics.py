@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Metrics of what a BBBLoss computed; :mod:`bbb_layers.metrics` says what all metrics have in common."""
+"""Metrics of values that a BBBLoss computed; :mod:`bbb_layers.metrics` says what all metrics have in common."""
 import copy
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -19,9 +19,10 @@ _Names = Optional[List[str]]
 
 
 class _LossMetric(EpochMetric):
-    """A mean over the examples of what a BBBLoss computed; ``_of_call`` gives its sum over those of one call.
+    """A mean over the examples of a value that a BBBLoss computed.
 
-    Its name is by default that of the class, in lower case.
+    ``_of_call`` returns the sum of the value over the examples of one call. By default the name of the metric is the
+    name of the class in lower case.
     """
 
     def __init__(self, loss: BBBLoss, name: Optional[str] = None, output_names: _Names = None,
@@ -30,8 +31,7 @@ class _LossMetric(EpochMetric):
             raise TypeError(f'loss must be a BBBLoss (saw: {loss!r})')
         self._loss = loss
         self._seen: Dict[Context, tuple] = {}
-        super().__init__(type(self).__name__.lower() if name is None else name, output_names,
-                                          label_names)
+        super().__init__(type(self).__name__.lower() if name is None else name, output_names, label_names)
 
     def update(self, labels: Union[Array, Sequence[Array], None], preds: Union[Array, Sequence[Array]]) -> None:
         """Add the examples of the loss's last call on each context of ``preds``.
@@ -39,21 +39,21 @@ class _LossMetric(EpochMetric):
         Parameters
         ----------
         labels : NDArray or list of NDArray
-            Not looked at.
+            Ignored.
         preds : NDArray or list of NDArray
             The network's outputs, one for each context.
 
         Raises
         ------
         RuntimeError
-            If the loss was not called on such a context since the last ``update``. Nothing is added then.
+            If the loss was not called on one of these contexts since the last ``update``. No examples are added then.
         """
         contexts = [computed_on(pred.context) for pred in leaves([preds])]
         calls = {context: self._loss._calls.get(context, ()) for context in contexts}
         for context, call in calls.items():
             if not call or call is self._seen.get(context):
-                raise RuntimeError(f'{type(self).__name__} must be updated after each call of its loss on the context of preds (saw: no '
-                                   f'new call on {context})')
+                raise RuntimeError(f'{type(self).__name__} must be updated after each call of its loss on the context '
+                                   f'of preds (saw: no new call on {context})')
         self._seen.update(calls)
         for nll, kl, num_train in calls.values():
             statistic = self._of_call(nll.asnumpy().astype(np.float64), kl.asnumpy().item(), num_train)
@@ -73,20 +73,20 @@ class _LossMetric(EpochMetric):
 class NLL(_LossMetric):
     r"""Mean of the negative log likelihood that a BBBLoss computed, in nats per example.
 
-    In train mode under the draw of each batch, in predict mode at the posterior mean; weighted as the loss's ``weight``
-    and ``sample_weight`` say.
+    In train mode it is the likelihood under the draw of each batch, and in predict mode at the posterior mean. It is
+    weighted with the loss's ``weight`` and ``sample_weight``.
 
     Parameters
     ----------
     loss : BBBLoss
     name : str, default 'nll'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     Raises
     ------
     TypeError
-        If ``loss`` is no BBBLoss.
+        If ``loss`` is not a BBBLoss.
     """
 
     def _of_call(self, nll, kl, num_train):
@@ -97,20 +97,20 @@ class NLL(_LossMetric):
 class KL(_LossMetric):
     r"""Mean over the examples of the KL divergence that a BBBLoss computed for their batch, in nats per data set.
 
-    It is the whole network's, without ``kl_weight``, in train and in predict mode. In both, that of a prior without a
-    closed form is estimated by one draw of the weights for each batch.
+    It is the KL divergence of the whole network, without ``kl_weight``, in train and in predict mode. In both modes,
+    the KL divergence from a prior without a closed form is estimated by one draw of the weights for each batch.
 
     Parameters
     ----------
     loss : BBBLoss
     name : str, default 'kl'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     Raises
     ------
     TypeError
-        If ``loss`` is no BBBLoss.
+        If ``loss`` is not a BBBLoss.
     """
 
     def _of_call(self, nll, kl, num_train):
@@ -123,21 +123,22 @@ class ELBO(_LossMetric):
 
     .. math:: \frac{1}{n} \sum_n \log p(y_n | x_n, w) - \frac{1}{N} KL[q(w) \| p(w)]
 
-    It is -NLL - KL / ``num_train`` with the values of :class:`NLL` and :class:`KL`, and unlike the loss does not depend
-    on ``kl_weight``. Each call of the loss counts with the ``num_train`` that it had. Times ``num_train`` it estimates
-    the bound of the data set. In predict mode the likelihood is that of the posterior mean, and it no bound.
+    It is -NLL - KL / ``num_train`` with the values of :class:`NLL` and :class:`KL`, and unlike the loss it does not
+    depend on ``kl_weight``. Each call of the loss counts with the ``num_train`` that the loss had at this call. The
+    metric times ``num_train`` estimates the bound of the whole data set. In predict mode the likelihood is computed at
+    the posterior mean, so that the metric is not a bound.
 
     Parameters
     ----------
     loss : BBBLoss
     name : str, default 'elbo'
     output_names, label_names : list of str, default None
-        As of MXNet's metrics.
+        As in MXNet's metrics.
 
     Raises
     ------
     TypeError
-        If ``loss`` is no BBBLoss.
+        If ``loss`` is not a BBBLoss.
 
     References
     ----------

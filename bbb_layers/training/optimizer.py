@@ -14,14 +14,14 @@ from .._mxnet.arrays import classic
 
 __all__ = ['FusedAdam']
 
-#: Tells the steps of a process apart, whatever the optimizer and the thread.
+#: Gives each step in this process a number of its own, across all optimizers and threads.
 _STEPS = itertools.count()
-#: So many groups of Parameters, such as one for each context, are remembered.
+#: At most this many groups of Parameters, such as one for each context, are remembered.
 _MOST_GROUPS = 64
 
 
 def _fusable(weight, grad, state):
-    """Whether the native operator serves these arrays: float32, dense, in CPU memory of any kind, in one shape."""
+    """Whether the native operator can update these arrays: float32, dense, in CPU memory of any kind, in one shape."""
     if not (isinstance(state, tuple) and len(state) == 2):
         return False
     arrays = (weight, grad) + state
@@ -31,7 +31,7 @@ def _fusable(weight, grad, state):
 
 
 class _Group:
-    """The arrays of Parameters that are updated together, sorted out for the native operators.
+    """The arrays of Parameters that are updated together, arranged for the native operators.
 
     Parameters
     ----------
@@ -41,15 +41,16 @@ class _Group:
     Attributes
     ----------
     fused : list of int
-        Places of the Parameters that the native operator updates, those that may need settling first.
+        Places of the Parameters that the native operator updates. Parameters that may need settling come first.
     rest : list of int
-        Places of the others.
+        Places of the other Parameters.
     """
 
     def __init__(self, weights, grads, states):
         self._arrays = self._flat(weights, grads, states)
         fusable = [_fusable(*arrays) for arrays in zip(weights, grads, states)]
-        # What oneDNN keeps in a layout of its own are weights of two dimensions and more.
+        # oneDNN may keep weights of two or more dimensions in a layout of its own. The first operator cannot write to
+        # such a weight; its new values wait for the second operator, which settles them in the usual layout.
         settling = [place for place, can in enumerate(fusable) if can and len(weights[place].shape) > 1]
         self.fused = settling + [place for place, can in enumerate(fusable) if can and len(weights[place].shape) <= 1]
         self.rest = [place for place, can in enumerate(fusable) if not can]
@@ -66,15 +67,15 @@ class _Group:
         return arrays
 
     def is_of(self, weights, grads, states):
-        """Whether it was made of the very same arrays."""
+        """Whether this group was made of the very same arrays."""
         arrays = self._flat(weights, grads, states)
         return len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays))
 
     def update(self, lrs, wds, settings):
-        """Update the fused ones; the learning rates and weight decays are in the order of ``fused``."""
+        """Update the Parameters in ``fused``; the learning rates and weight decays are in the order of ``fused``."""
         step, settings = next(_STEPS), native.floats(settings)
-        # As one operation of the engine's: a forward in predict mode that came between the two, from another thread,
-        # could change a weight's layout after the first had seen it.
+        # The two operators run as one operation of the engine. Otherwise a forward in predict mode, from another
+        # thread, could run between them and change the layout of a weight after the first operator has seen it.
         with engine.bulk(2):
             native.operator(ndarray, '_bbb_layers_adam')(
                 *self._inputs, parameters=len(self.fused), step=step, lrs=native.floats(lrs), wds=native.floats(wds),
@@ -88,8 +89,8 @@ class _Group:
 class FusedAdam(Adam):
     r"""Adam that updates all Parameters in one operator: ``gluon.Trainer(params, 'fusedadam', {...})``.
 
-    It has the arguments of MXNet's :class:`~mxnet.optimizer.Adam`, its learning rates, weight decays and schedules, and
-    on x86-64 it rounds as that one does:
+    It has the arguments, learning rates, weight decays and schedules of MXNet's :class:`~mxnet.optimizer.Adam`, and on
+    x86-64 it rounds as MXNet's Adam does:
 
     .. math::
         g &= \mathrm{clip}(\text{rescale\_grad} \cdot \text{grad} + \lambda w) \\
@@ -97,19 +98,20 @@ class FusedAdam(Adam):
         w &\leftarrow w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt{v} + \epsilon}
 
     with the learning rate eta and the weight decay lambda of each Parameter. The operator is native, see
-    :mod:`bbb_layers.native`. What it does not serve is updated by MXNet's own: everything where there is no compiler,
-    and Parameters that are not float32, not on CPU, or have sparse gradients.
+    :mod:`bbb_layers.native`. Where it cannot be used, MXNet's own operator does the update: for Parameters that are not
+    float32, are not on the CPU, or have sparse gradients, and for all Parameters if there is no compiler.
 
     :func:`~bbb_layers.checkpoint.load_checkpoint` loads states of ``'adam'`` into a Trainer with ``'fusedadam'``, and
-    the other way round. ``Trainer.load_states`` is MXNet's, and replaces the Trainer's optimizer by the one in the
-    file. If that is ``'adam'`` and the Trainer was made with ``'fusedadam'``, the next step raises an AssertionError
-    without a message: convert the file first, by :func:`~bbb_layers.convert_trainer_states`. States of ``'fusedadam'``
-    load into a Trainer with ``'adam'``, which then updates one Parameter at a time by this class.
+    the other way round. MXNet's ``Trainer.load_states``, however, replaces the Trainer's optimizer by the optimizer in
+    the file. If the file has ``'adam'`` and the Trainer was made with ``'fusedadam'``, the next step raises an
+    AssertionError without a message: convert the file first, with :func:`~bbb_layers.convert_trainer_states`. States of
+    ``'fusedadam'`` can be loaded into a Trainer with ``'adam'``, which then uses this class and updates one Parameter
+    at a time.
 
     Parameters
     ----------
     learning_rate, beta1, beta2, epsilon, lazy_update, **kwargs
-        Those of :class:`~mxnet.optimizer.Adam`.
+        The arguments of :class:`~mxnet.optimizer.Adam`.
 
     References
     ----------
@@ -119,7 +121,7 @@ class FusedAdam(Adam):
     def __init__(self, learning_rate: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
                  lazy_update: bool = True, **kwargs: Any):
         super().__init__(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon,
-                                        lazy_update=lazy_update, **kwargs)
+                         lazy_update=lazy_update, **kwargs)
         self.aggregate_num = 2 ** 31 - 1    # so that MXNet hands over all Parameters at once
         self._groups = {}
 
@@ -127,7 +129,7 @@ class FusedAdam(Adam):
         """Update one Parameter, or all of them if the arguments are sequences."""
         if not isinstance(index, (list, tuple)):
             index, weight, grad, state = [index], [weight], [grad], [state]
-        # While recording, MXNet's operator says that it must not be.
+        # While a graph is recorded, MXNet's operator is called, because it raises an error that says so.
         if autograd.is_recording() or not native.available():
             for each in zip(index, weight, grad, state):
                 super().update(*each)
@@ -140,7 +142,7 @@ class FusedAdam(Adam):
             group.update([lrs[place] for place in group.fused], [wds[place] for place in group.fused], settings)
 
     def update_multi_precision(self, index, weight, grad, state):
-        """Update one Parameter or several, float16 ones by their float32 copies if ``multi_precision`` is set."""
+        """Update one Parameter or several; if ``multi_precision`` is set, float16 ones by their float32 copies."""
         if isinstance(index, (list, tuple)) and self.multi_precision and any(w.dtype == np.float16 for w in weight):
             for each in zip(index, weight, grad, state):
                 super().update_multi_precision(*each)
@@ -150,8 +152,8 @@ class FusedAdam(Adam):
             super().update_multi_precision(index, weight, grad, state)
 
     def _group(self, weights, grads, states):
-        """The group of these arrays, the one that was made for them if they come again."""
-        if len(weights) == 1:   # by a kvstore, which makes new NDArrays of the same arrays each time
+        """The group of these arrays; if the arrays come again, the group that was made for them is used again."""
+        if len(weights) == 1:   # this call is from a kvstore, which makes new NDArrays of the same arrays each time
             return _Group(weights, grads, states)
         group = self._groups.get(id(weights[0]))
         if group is None or not group.is_of(weights, grads, states):
@@ -161,10 +163,10 @@ class FusedAdam(Adam):
         return group
 
     def _rates(self, index, weight, grad, state, rest):
-        """The learning rates with the bias corrections, of all but ``rest``, which are updated here.
+        """The learning rates with the bias corrections. The Parameters in ``rest`` have none; they are updated here.
 
-        The updates are counted in the order in which Adam does it, since the learning rate depends on the counts so
-        far where there is a schedule.
+        The updates are counted in the order in which Adam counts them, since with a schedule the learning rate depends
+        on the counts so far.
         """
         if not rest and len({self._index_update_count.get(i, self.begin_num_update) for i in index}) == 1:
             self._update_count(index)
@@ -181,7 +183,7 @@ class FusedAdam(Adam):
         return lrs
 
     def _correction(self, index):
-        """The factor of the learning rate that corrects the biases of mean and variance."""
+        """The factor of the learning rate that corrects the biases of the estimated mean and variance."""
         count = self._index_update_count[index]
         return math.sqrt(1. - self.beta2 ** count) / (1. - self.beta1 ** count)
 
@@ -195,5 +197,5 @@ class FusedAdam(Adam):
         self._groups = {}
 
 
-#: Name for the Trainer -> class, of optimizers that have the same states and compute the same updates.
+#: Name for the Trainer -> class, for the optimizers that have the same states and compute the same updates.
 ADAMS = {'adam': Adam, 'fusedadam': FusedAdam}

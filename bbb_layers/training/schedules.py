@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""KL weights by step; :mod:`bbb_layers.schedules` says what they are."""
+"""KL weights as functions of the step; :mod:`bbb_layers.schedules` says what they are."""
 import math
 from typing import Callable
 
@@ -9,19 +9,20 @@ __all__ = ['blundell', 'linear', 'cyclical', 'check_step']
 
 
 def check_step(step: float) -> int:
-    """``step`` as an int, if it is a whole number of at least 0."""
+    """``step`` as an int, if it is a whole number of at least 0; otherwise ValueError or TypeError."""
     if check_not_negative('step', step) != int(step):
         raise ValueError(f'step must be a whole number of at least 0 (saw: {step!r})')
     return int(step)
 
 
 def blundell(num_batches: int) -> Callable[[int], float]:
-    r"""Most of the KL divergence in the first batches of an epoch (Blundell et al. 2015, section 3.4).
+    r"""Schedule with most of the KL divergence in the first batches of an epoch (Blundell et al. 2015, section 3.4).
 
     .. math:: M \pi_i, \quad \pi_i = \frac{2^{M - i}}{2^M - 1}, \quad i = 1, \ldots, M
 
-    The paper's pi_i is the share of the whole KL divergence in batch i of M; as a weight beside the 1 / M of every
-    batch it is M pi_i, whose mean over an epoch is 1. Batches are taken to be of one size.
+    In the paper, pi_i is the share of the whole KL divergence that batch i of M has. In this package every batch
+    already has the share 1 / M, so that the weight is M pi_i; its mean over an epoch is 1. All batches are assumed to
+    have the same size.
 
     Parameters
     ----------
@@ -49,14 +50,14 @@ def blundell(num_batches: int) -> Callable[[int], float]:
 
 
 def linear(num_steps: int, start: float = 0.0) -> Callable[[int], float]:
-    """Warm-up: from ``start`` at step 0 in equal steps to 1 at ``num_steps``, and 1 after that.
+    """Warm-up: the weight rises linearly from ``start`` at step 0 to 1 at step ``num_steps``, and stays 1 after it.
 
     Parameters
     ----------
     num_steps : int
-        At least 1.
+        Number of steps in which the weight rises, at least 1.
     start : float, default 0.0
-        Between 0 and 1, both included.
+        Weight at step 0, between 0 and 1, both included.
 
     Returns
     -------
@@ -73,14 +74,14 @@ def linear(num_steps: int, start: float = 0.0) -> Callable[[int], float]:
 
 
 def cyclical(cycle: int, ramp: float = 0.5) -> Callable[[int], float]:
-    """Cyclical annealing: in each cycle linearly from 0 to 1 during its first part, then 1 for the rest.
+    """Cyclical annealing: in the first part of each cycle the weight rises linearly from 0 to 1, then it stays 1.
 
     Parameters
     ----------
     cycle : int
         Steps in a cycle, at least 1.
     ramp : float, default 0.5
-        Part of the cycle in which the weight rises, between 0 and 1, both included.
+        Fraction of the cycle in which the weight rises, between 0 and 1, both included.
 
     Returns
     -------
