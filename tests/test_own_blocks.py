@@ -12,8 +12,9 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import Block, HybridBlock, nn, rnn
 
 from bbb_layers import (BayesBlock, BayesDense, BayesEmbedding, BayesGRUCell, BBBLoss, GaussianNLLLoss, GaussianPrior,
-                        SparseDense, checkpoint, draw, kl_divergence, native, posterior_as_prior, posterior_summary,
+                        SparseDense, checkpoint, draw, kl_divergence, posterior_as_prior, posterior_summary,
                         predict, prune, to_bayesian, to_deterministic)
+from bbb_layers.forward.draw import Request
 from bbb_layers.forward.frames import one_forward
 from bbb_layers.layers.transposed import TransposedByConvolution
 from bbb_layers.networks.own_blocks import bayesian_class
@@ -279,9 +280,8 @@ def test_cells():
 def test_other_cells_have_one_draw(cell, shape, monkeypatch):
     """An unrolled sequence has one draw also in cells that derive from none that this package has, and without a
     BBBLoss."""
-    drawn, make_draw = [], native.draw.make
-    monkeypatch.setattr(native.draw, 'make', lambda F, kind, rho, *args: drawn.append(rho) or make_draw(
-        F, kind, rho, *args))
+    drawn, make = [], Request.make
+    monkeypatch.setattr(Request, 'make', lambda self, *args: drawn.append(self.rho) or make(self, *args))
     plain = cell()
     plain.initialize()
     net = to_bayesian(plain, sigma=0.3, own_blocks=True)
