@@ -1142,3 +1142,25 @@ def test_classes_of_one_name(tmp_path):
     path = str(tmp_path / 'run.checkpoint')
     Linear(One.Optimizer()).steps(0).save(path)
     refused(Linear(Other.Optimizer()), path, r'the optimizer must be .*One\.Optimizer, as it was')
+
+
+def test_a_flag_that_training_changes(tmp_path):
+    class Warming(mx.optimizer.SGD):
+        warm = False
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.warm = False
+
+    path, run = str(tmp_path / 'run.checkpoint'), Linear(Warming()).steps(1)
+    run.trainer.optimizer.warm = True
+    run.save(path)
+    again = Linear(Warming())
+    load_checkpoint(path, again.net, again.trainer)
+    assert again.trainer.optimizer.warm is True
+
+
+def test_a_path_in_bytes(tmp_path):
+    path = os.fsencode(tmp_path / 'file')
+    write_atomically(path, b'whole')
+    assert (tmp_path / 'file').read_bytes() == b'whole' and os.listdir(tmp_path) == ['file']

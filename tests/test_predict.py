@@ -162,6 +162,8 @@ def test_an_output_without_examples_raises():
     net.add(linear(), nn.Lambda(lambda x: x.sum()))
     with pytest.raises(ValueError, match=r'along batch_axis 0 \(saw: shape \(1,\) for a batch of 4\)'):
         predict(net, nd.ones((4, 3)), num_samples=2)
+    with pytest.raises(ValueError, match=r'along batch_axis 1 \(saw: shape \(1,\) for a batch of 3\)'):
+        predict(net, nd.ones((4, 3)), num_samples=2, batch_axis=1)
 
 
 def test_agrees_with_draw_and_to_deterministic():

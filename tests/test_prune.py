@@ -300,6 +300,10 @@ def test_pruning_curve(mode):
         with pytest.raises(ValueError, match=message):
             pruning_curve(net, fractions, evaluate)
         assert not seen
+    # The parts of a dict would be those of net, and not of its copies.
+    with pytest.raises(TypeError, match='fractions must be a number'):
+        pruning_curve(net, [0.6, {net[0]: 0.9}], evaluate)
+    assert not seen
 
 
 def test_fine_tuning():

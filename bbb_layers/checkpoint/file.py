@@ -46,7 +46,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         If the file cannot be written: the disk is full, the folder is read-only, ... The old file stays as it was.
     """
     try:
-        _write(os.path.realpath(path), content)
+        _write(os.fsdecode(os.path.realpath(path)), content)
     except OSError as error:
         # If the disk is full, Python's error names no file. Other errors name the hidden file, which means nothing to
         # the user.

@@ -226,7 +226,7 @@ def _as_kind_of(path, what, name, had, value):
     """``value`` from JSON, in the type of ``had`` if this is a tuple, a NumPy type or a class derived from dict."""
     if value is None:
         return None
-    if isinstance(had, numbers.Real):
+    if isinstance(had, numbers.Real) and not isinstance(had, bool):
         check_finite(f'{path}: {name} of the {what}', value)
     if isinstance(had, (tuple, np.generic)):
         return type(had)(value)

@@ -67,12 +67,13 @@ class BayesBlock(Mixin):
     TypeError
         If ``prior`` or ``bias_prior`` is not a Prior. The definition of the class raises it if the Gluon block is not
         a HybridBlock; if the block computes its output without ``hybrid_forward``, so that it would never see a draw;
-        or if the class of the block has a name of this mixin, such as ``posterior``, for something else.
+        if the class of the block has a name of this mixin, such as ``posterior``, for something else; or if the class
+        defines ``hybrid_forward`` itself, or names the Gluon block before this mixin.
     ValueError
         If the layer does not have the ``estimator``, ``kl`` is neither 'auto' nor 'sample', ``initial_sigma`` is not
         positive and finite, a dtype is not float16, float32 or float64, the layer cannot run in this dtype (see
-        ``bbb_layers._mxnet.precision``), or this layer shares Parameters with another layer and is given a ``prior``
-        or a ``kl='sample'`` that the other layer does not have.
+        ``bbb_layers._mxnet.precision``), a Parameter has sparse gradients, or this layer shares Parameters with
+        another layer and is given a ``prior`` or a ``kl='sample'`` that the other layer does not have.
 
     References
     ----------

@@ -34,8 +34,8 @@ def to_deterministic(net: Block) -> Block:
     Raises
     ------
     TypeError
-        If a Bayesian layer derives from classes other than BayesBlock and one Gluon layer, or overrides methods of
-        this Gluon layer.
+        If ``net`` is not a Gluon block, or is a block that draws by itself, such as MonteCarlo; if a Bayesian layer
+        derives from classes other than BayesBlock and one Gluon layer, or overrides methods of this Gluon layer.
     ValueError
         If ``net`` has no Bayesian layer, or a mu or sigma is not finite.
     DeferredInitializationError, RuntimeError

@@ -116,10 +116,10 @@ def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Bl
 
     Raises
     ------
-    ValueError, DeferredInitializationError, RuntimeError
-        As in :func:`prune`; they are raised before anything is evaluated.
+    TypeError, ValueError, DeferredInitializationError, RuntimeError
+        As in :func:`prune`, and if one of ``fractions`` is not a number; they are raised before anything is evaluated.
     """
-    fractions = list(fractions)
+    fractions = [check_fraction('fractions', fraction, closed=True) for fraction in fractions]
     ranks = _Ranks(net)
     for fraction in fractions:
         for index, share in ranks.parts(fraction):

@@ -143,12 +143,13 @@ def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
 
 def _room(array, num_samples, count, batch_axis):
     shape = list(array.shape)
-    shape[batch_axis] = count
+    if len(shape) > batch_axis:     # otherwise _fill says what is wrong
+        shape[batch_axis] = count
     return ndarray.empty([num_samples] + shape, ctx=array.ctx, dtype=array.dtype)
 
 
 def _fill(room, array, sample, start, stop, batch_axis):
-    if array.shape[batch_axis] != stop - start:
+    if array.shape[batch_axis:batch_axis + 1] != (stop - start,):
         raise ValueError(f'every output of net must have the examples along batch_axis {batch_axis} '
                          f'(saw: shape {array.shape} for a batch of {stop - start})')
     # There are two steps of indexing, because 6 axes are too many for one.
