@@ -29,7 +29,7 @@ DIRECTIVE = re.compile(r'^\.\. auto(?:module|class|function|data):: (\S+)$', re.
 
 def directives():
     """(page, name) of everything in the reference."""
-    return [(page.name, name) for page in sorted((ROOT / 'docs').glob('*.rst'))
+    return [(page.name, name) for page in sorted((ROOT / 'docs').rglob('*.rst'))
             for name in DIRECTIVE.findall(page.read_text(encoding='utf-8'))]
 
 
