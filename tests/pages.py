@@ -38,7 +38,7 @@ def blocks(text):
                 inside[4].append(line)
         elif fence and not fence.group(2).startswith(':'):
             inside = fence.group(2), number, fence.group(3).strip(), len(fence.group(1)), []
-    assert inside is None, 'line %d: a block that has no end' % inside[1]
+    assert inside is None, f'line {inside[1]}: a block that has no end'
     return found
 
 
@@ -84,8 +84,8 @@ def snippets(page):
     for number, info, indentation, content in blocks(text):
         if re.match(r'(python|py|pycon|\{code-cell\}.*|\{code-block\} *python.*)$', info, re.IGNORECASE):
             assert info == 'python' or info.startswith('{code-cell}'), (
-                '%s:%d: a snippet must begin with ```python, to be run (saw: %s)' % (page, number, info))
-            assert not indentation, '%s:%d: a snippet must not be indented, to be run' % (page, number)
+                f'{page}:{number}: a snippet must begin with ```python, to be run (saw: {info})')
+            assert not indentation, f'{page}:{number}: a snippet must not be indented, to be run'
             found.append((number, content))
     return found
 
@@ -141,4 +141,4 @@ def source(path):
         file = path.with_name(path.name + suffix).resolve()
         if file.is_file():
             return file.relative_to(ROOT).as_posix()
-    raise AssertionError('no page: %s' % path)
+    raise AssertionError(f'no page: {path}')

@@ -26,7 +26,7 @@ def test_what_it_names_exists():
         targets = re.findall(r'(?:^|`)make (\w+)', page, re.MULTILINE)
         assert targets
         for target in targets:
-            assert re.search('^%s:' % target, (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE), target
+            assert re.search(f'^{target}:', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE), target
     for name in bbb_layers.__all__:
         assert hasattr(bbb_layers, name), name
 
@@ -48,8 +48,8 @@ def test_an_index_of_packages_can_show_it(repository, monkeypatch):
     assert all(target.startswith(('https://', '#')) for target in shown)
     for picture, words, target in ours:
         if repository:
-            folder = '%s/%s/v%s' % (repository.rstrip('/'), 'raw' if picture else 'blob', bbb_layers.__version__)
-            assert '%s[%s](%s/%s)' % (picture, words, folder, target) in text
+            folder = f'{repository.rstrip("/")}/{"raw" if picture else "blob"}/v{bbb_layers.__version__}'
+            assert f'{picture}[{words}]({folder}/{target})' in text
         else:
             assert words in text and target not in shown
     assert LINK.sub(r'\2', text) == LINK.sub(r'\2', README)
@@ -76,6 +76,6 @@ def test_every_example_has_its_place_in_the_gallery():
     text = (ROOT / 'examples' / 'README.md').read_text(encoding='utf-8')
     helpers = {'example.py', 'mnist_arguments.py', 'mnist_data.py'}
     for path in (ROOT / 'examples').glob('*.py'):
-        assert path.name in helpers or '](%s)' % path.name in text, path.name
+        assert path.name in helpers or f']({path.name})' in text, path.name
     for path in (ROOT / 'examples' / 'images').glob('*.png'):
-        assert '(images/%s)' % path.name in text, path.name
+        assert f'(images/{path.name})' in text, path.name
