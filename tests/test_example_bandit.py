@@ -1,28 +1,16 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import importlib
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
+from subprocesses import EXAMPLES, run
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'examples'))
+sys.path.insert(0, str(EXAMPLES))
 bandit = importlib.import_module('bandit')
-
-
-def run(*flags):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    done = subprocess.run([sys.executable, str(ROOT / 'examples' / 'bandit.py')] + [str(flag) for flag in flags],
-                          env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0
-    return done.stdout
 
 
 def easy(count):
@@ -32,7 +20,7 @@ def easy(count):
 
 
 def test_quick(tmp_path):
-    lines = run('--quick', '--output', tmp_path).splitlines()
+    lines = run(EXAMPLES / 'bandit.py', '--quick', '--output', tmp_path).stdout.splitlines()
     assert (tmp_path / 'bandit.png').read_bytes().startswith(b'\x89PNG\r\n')
     assert lines[0] == 'Regret of 300 interactions over 2 runs; of random arms, expected: 270'
     table = {line[:27].strip(): [float(word) for word in line[27:].split()] for line in lines[2:7]}
@@ -123,7 +111,7 @@ def test_the_plain_networks_weight_decay_is_the_prior(monkeypatch):
 
 
 def test_gallery_and_output_name_the_agents_alike():
-    text = (ROOT / 'examples' / 'README.md').read_text(encoding='utf-8')
+    text = (EXAMPLES / 'README.md').read_text(encoding='utf-8')
     rows = re.findall(r'^\| (.*?) \|', text[text.index('| agent |'):], re.MULTILINE)
     assert rows[1:1 + len(bandit.AGENTS)] == list(bandit.AGENTS)
 

@@ -4,7 +4,6 @@ import importlib
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
+from subprocesses import EXAMPLES, run, start
 
 from bbb_layers import BBBLoss
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / 'examples' / 'distributed'
+FOLDER = EXAMPLES / 'distributed'
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 train_mnist = importlib.import_module('train_mnist')
 
@@ -34,12 +33,9 @@ distributed = pytest.mark.skipif(not mx.runtime.Features().is_enabled('DIST_KVST
 @contextmanager
 def started(*flags, script=None, workers=2):
     """A launcher of all roles, with what it wrote so far in ``.log``; what is left of them is killed at the end."""
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    command = [sys.executable, str(FOLDER / 'launch.py'), '--workers', str(workers),
-               str(script or FOLDER / 'train_mnist.py')] + [str(flag) for flag in flags]
+    command = [FOLDER / 'launch.py', '--workers', workers, script or FOLDER / 'train_mnist.py', *flags]
     log = Path(flags[flags.index('--output') + 1]).with_suffix('.log')
-    with open(str(log), 'w') as file, subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT,
-                                                       start_new_session=True) as process:
+    with open(log, 'w') as file, start(*command, stdout=file, stderr=file, start_new_session=True) as process:
         process.log = log
         try:
             yield process
@@ -166,11 +162,7 @@ time.sleep(0.2 if 'fine' in sys.argv else 60)
 def launch(tmp_path, *flags):
     script = tmp_path / 'roles.py'
     script.write_text(ROLES)
-    flags = [str(script) if flag == 'SCRIPT' else flag for flag in flags]
-    done = subprocess.run([sys.executable, str(FOLDER / 'launch.py')] + flags, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=50)
-    print(done.stdout, done.stderr)
-    return done
+    return run(FOLDER / 'launch.py', *[script if flag == 'SCRIPT' else flag for flag in flags], limit=50, check=False)
 
 
 def test_roles_of_one_machine(tmp_path):
@@ -332,11 +324,8 @@ def test_async_workers_train_and_go_on(tmp_path):
 
 @distributed
 def test_comparison(tmp_path):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    done = subprocess.run([sys.executable, str(FOLDER / 'compare.py'), '--quick', '--output', str(tmp_path)], env=env,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=500)
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0 and (tmp_path / 'distributed.png').read_bytes().startswith(b'\x89PNG\r\n')
+    done = run(FOLDER / 'compare.py', '--quick', '--output', tmp_path, limit=500)
+    assert (tmp_path / 'distributed.png').read_bytes().startswith(b'\x89PNG\r\n')
     table = re.findall(r'^(\d (?:workers?|process, \d contexts)) +(\d+\.\d+) ', done.stdout, re.MULTILINE)
     assert [name for name, _ in table] == ['1 worker', '2 workers', '1 process, 2 contexts']
     losses = {name: float(loss) for name, loss in table}

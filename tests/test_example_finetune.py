@@ -1,39 +1,29 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import importlib
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import subprocesses
 from mxnet.gluon import nn
+from subprocesses import EXAMPLES
 
 from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'examples'))
+sys.path.insert(0, str(EXAMPLES))
 finetune = importlib.import_module('finetune')
 PICTURES = ['continual.png', 'finetune.png']
-
-
-def start(folder):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    return subprocess.Popen([sys.executable, '-W', 'error', '-W', 'ignore::DeprecationWarning',
-                             str(ROOT / 'examples' / 'finetune.py'), '--quick', '--output', str(folder)],
-                            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     """The folder and the output of a quick run."""
     folder = tmp_path_factory.mktemp('finetune')
-    with start(folder) as process:
-        output, errors = process.communicate(timeout=300)
-    print(output, errors)
-    assert process.returncode == 0 and 'Traceback' not in errors
-    return folder, output
+    done = subprocesses.run('-W', 'error', '-W', 'ignore::DeprecationWarning', EXAMPLES / 'finetune.py', '--quick',
+                            '--output', folder)
+    assert 'Traceback' not in done.stderr
+    return folder, done.stdout
 
 
 def test_table_of_the_unknown(run):
@@ -63,7 +53,7 @@ def test_table_of_the_tasks(run):
 
 def test_pictures(run):
     assert sorted(path.name for path in run[0].iterdir()) == PICTURES
-    for folder in run[0], ROOT / 'examples' / 'images':
+    for folder in run[0], EXAMPLES / 'images':
         for name in PICTURES:
             assert (folder / name).read_bytes().startswith(b'\x89PNG')
 

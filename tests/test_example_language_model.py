@@ -1,30 +1,25 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import importlib
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
 from mxnet.gluon import nn, rnn
+from subprocesses import EXAMPLES, finish, start
 
 from bbb_layers import BayesDense, BayesEmbedding, BayesLSTM, BBBLoss, CategoricalNLLLoss, GaussianPrior, kl_divergence
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'examples'))
+sys.path.insert(0, str(EXAMPLES))
 language_model = importlib.import_module('language_model')
 PLAIN, BAYESIAN = (nn.Embedding, rnn.LSTM, nn.Dense), (BayesEmbedding, BayesLSTM, BayesDense)
 
 
-def start(folder):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    return subprocess.Popen([sys.executable, '-W', 'error', '-W', 'ignore::DeprecationWarning',
-                             str(ROOT / 'examples' / 'language_model.py'), '--quick', '--output', str(folder)],
-                            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+def quick_run(folder):
+    return start('-W', 'error', '-W', 'ignore::DeprecationWarning', EXAMPLES / 'language_model.py', '--quick',
+                 '--output', folder)
 
 
 def make(classes, **posterior):
@@ -42,11 +37,10 @@ def runs(tmp_path_factory):
     """The folder of a quick run, and the outputs of two."""
     folder = tmp_path_factory.mktemp('language_model')
     outputs = []
-    for process in [start(folder / name) for name in ('one', 'two')]:
-        output, errors = process.communicate(timeout=300)
-        print(output, errors)
-        assert process.returncode == 0 and 'Traceback' not in errors
-        outputs.append(output)
+    for process in [quick_run(folder / name) for name in ('one', 'two')]:
+        done = finish(process)
+        assert 'Traceback' not in done.stderr
+        outputs.append(done.stdout)
     return folder / 'one', outputs
 
 
@@ -73,7 +67,7 @@ def test_tables(runs):
 def test_picture(runs):
     assert [path.name for path in runs[0].iterdir()] == ['language_model.png']
     assert (runs[0] / 'language_model.png').read_bytes().startswith(b'\x89PNG')
-    assert (ROOT / 'examples' / 'images' / 'language_model.png').read_bytes().startswith(b'\x89PNG')
+    assert (EXAMPLES / 'images' / 'language_model.png').read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.mark.parametrize('epochs,num_draws', [(3, 4), (16, 32)])

@@ -1,29 +1,17 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import argparse
 import importlib
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 from scipy import special, stats
+from subprocesses import EXAMPLES, run
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'examples'))
+sys.path.insert(0, str(EXAMPLES))
 regression = importlib.import_module('regression')
 BAYES, PLAIN = regression.BAYES, regression.PLAIN
-
-
-def run(*flags):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    done = subprocess.run([sys.executable, str(ROOT / 'examples' / 'regression.py')] + [str(flag) for flag in flags],
-                          env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0
-    return done.stdout
 
 
 def seeded_fit(x, y, model, steps=30):
@@ -34,7 +22,7 @@ def seeded_fit(x, y, model, steps=30):
 
 
 def test_quick(tmp_path):
-    lines = run('--quick', '--output', tmp_path).splitlines()
+    lines = run(EXAMPLES / 'regression.py', '--quick', '--output', tmp_path).stdout.splitlines()
     assert (tmp_path / 'regression.png').read_bytes().startswith(b'\x89PNG\r\n')
     curve = {line[:17].strip() + line[17:28].rstrip(): [float(word) for word in line.split()[-2:]]
              for line in lines if line[17:28].strip() in ('-0.5..0', '0..0.5', '0.5..1')}

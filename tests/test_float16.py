@@ -1,16 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import json
-import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
 import mxnet as mx
 import networks
 import numpy as np
 import pytest
+import subprocesses
 from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn, rnn
@@ -22,7 +19,6 @@ from bbb_layers import (BayesBlock, BayesConv2D, BayesConv2DTranspose, BayesDens
                         signal_to_noise, to_bayesian, to_deterministic)
 from bbb_layers._mxnet import precision
 
-ROOT = Path(__file__).resolve().parent.parent
 PRIORS = {'gaussian': GaussianPrior(0.7, 0.1), 'mixture': ScaleMixturePrior(), 'three': MixturePrior(
     [0.2, 0.3, 0.5], [1, 0.1, 0.01]), 'laplace': LaplacePrior(0.3), 't': StudentTPrior(), 'learnable': GaussianPrior(
     0.7, 0.1, learnable=True)}
@@ -366,17 +362,13 @@ TRAIN = '''
 
 
 def run(code, *args, **environment):
-    process = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', textwrap.dedent(AMP) + textwrap.dedent(code), *args], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', **environment))
-    return process.returncode, process.stdout, process.stderr
+    return subprocesses.run('-W', 'ignore', '-c', textwrap.dedent(AMP) + textwrap.dedent(code), *args,
+                            environment=dict(environment, OMP_NUM_THREADS='1')).stdout
 
 
 @pytest.mark.parametrize('use_native', ['1', '0'])
 def test_amp_in_bfloat16(use_native):
-    code, out, err = run(TRAIN, 'bfloat16', BBB_LAYERS_NATIVE=use_native)
-    assert code == 0, err
+    out = run(TRAIN, 'bfloat16', BBB_LAYERS_NATIVE=use_native)
     for result in json.loads(out.splitlines()[-1]):
         print(result)
         assert 'bfloat16' in result['output'] or result['estimator'] != 'sample'
@@ -389,7 +381,7 @@ def test_amp_in_bfloat16(use_native):
 
 
 def test_amp_converts_a_deterministic_copy():
-    code, out, err = run('''
+    out = run('''
         net = network('dense', prior=bbb.GaussianPrior())
         x = nd.random.normal(shape=(32, 3, 8))
         net(x)
@@ -399,17 +391,15 @@ def test_amp_converts_a_deterministic_copy():
         converted = amp.convert_hybrid_block(plain, target_dtype='bfloat16', ctx=mx.cpu())
         print(json.dumps(float((abs(converted(x).astype('float32') - exact.astype('float32'))).max().asscalar())))
         '''.replace('amp.init', 'print'), 'bfloat16')
-    assert code == 0, err
     assert float(out.splitlines()[-1]) < 0.05
 
 
 def test_amp_in_float16_raises_on_a_cpu():
-    code, out, err = run('''
+    out = run('''
         net = network('dense', prior=bbb.GaussianPrior())
         try:
             net(nd.random.normal(shape=(32, 3, 8))).wait_to_read()
         except mx.MXNetError as error:
             print('raised', error)
         ''', 'float16')
-    assert code == 0, err
     assert 'raised' in out and 'float16 fully connected' in out

@@ -8,18 +8,16 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+import subprocesses
 from mxnet import nd
+from subprocesses import ROOT
 
 from bbb_layers import checkpoint
 from bbb_layers.checkpoint.file import read as read_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 MNIST = ['examples/mnist.py', '--hidden-layers', '1', '--hidden-units', '16', '--batch-size', '100', '--lr', '0.01',
          '--draws', '2', '--epochs']
 REPRODUCE = ['examples/reproduce/mnist.py', '--quick', '--jobs', '2', '--only', 'mixture']
@@ -27,17 +25,12 @@ REPRODUCE = ['examples/reproduce/mnist.py', '--quick', '--jobs', '2', '--only', 
 
 def start(flags, **kwargs):
     """A process in a group of its own, so that its children can be killed with it."""
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    return subprocess.Popen([sys.executable] + [str(flag) for flag in flags], cwd=str(ROOT), env=env,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
-                            start_new_session=True, **kwargs)
+    return subprocesses.start(*flags, cwd=ROOT, start_new_session=True, **kwargs)
 
 
 def finish(flags, **kwargs):
-    process = start(flags, **kwargs)
-    output, errors = process.communicate()
-    print(output, errors)
-    return process.returncode, output, errors
+    done = subprocesses.finish(start(flags, **kwargs), limit=None, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def kill(process):

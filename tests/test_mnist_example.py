@@ -4,23 +4,22 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
+import subprocesses
 from mxnet import gluon, nd
+from subprocesses import EXAMPLES
 from test_mnist_data import write_mnist
 from test_optimizer import RTOL
 
 from bbb_layers import FusedAdam
 from bbb_layers.posterior import gaussian
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'examples'))
+sys.path.insert(0, str(EXAMPLES))
 mnist, mnist_arguments = importlib.import_module('mnist'), importlib.import_module('mnist_arguments')
 RESULTS = {'mnist.params', 'mnist.checkpoint', 'accuracy.png', 'weight_density.png', 'signal_to_noise.png',
            'uncertain_digits.png'}
@@ -28,17 +27,13 @@ SMALL = ['--hidden-units', '16', '--epochs', '2', '--batch-size', '50', '--lr', 
 
 
 def start(*flags):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    return subprocess.Popen([sys.executable, str(ROOT / 'examples' / 'mnist.py')] + [str(flag) for flag in flags],
-                            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    return subprocesses.start(EXAMPLES / 'mnist.py', *flags)
 
 
 def run(*flags):
-    process = start(*flags)
-    output, errors = process.communicate(timeout=120)
-    print(output, errors)
-    assert 'Traceback' not in errors
-    return process.returncode, output, errors
+    done = subprocesses.finish(start(*flags), limit=120, check=False)
+    assert 'Traceback' not in done.stderr
+    return done.returncode, done.stdout, done.stderr
 
 
 def fails(message, *flags):

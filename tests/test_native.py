@@ -1,19 +1,19 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+import subprocesses
 from mxnet import nd
+from subprocesses import ROOT
 
 from bbb_layers import native
 from bbb_layers.native import build
 
-ROOT = Path(__file__).parents[1]
 #: Asks for the native operators, and makes one step of Adam, with them or without.
 USE = '''
 import logging
@@ -60,21 +60,15 @@ def compiler(compiled, tmp_path):
 
 
 def start(code=USE, **environment):
-    """A process, with the variables changed, or removed where they are None."""
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
-    for name in ('BBB_LAYERS_NATIVE', 'BBB_LAYERS_ISA', 'BBB_LAYERS_CACHE', 'XDG_CACHE_HOME', 'CXX'):
-        env.pop(name, None)
-    env.update(environment)
-    return subprocess.Popen([sys.executable, '-c', code], env={k: v for k, v in env.items() if v is not None},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    """A process with no variables of the package's but these."""
+    names = 'BBB_LAYERS_NATIVE', 'BBB_LAYERS_ISA', 'BBB_LAYERS_CACHE', 'XDG_CACHE_HOME', 'CXX'
+    return subprocesses.start('-c', code, environment={**dict.fromkeys(names), **environment})
 
 
 def finish(process):
     """What it printed, and what its log says about the operators in use."""
-    out, err = process.communicate(timeout=900)
-    print(out, err)
-    assert process.returncode == 0
-    return out.splitlines(), [line for line in err.splitlines() if line.startswith('bbb_layers INFO')]
+    done = subprocesses.finish(process, limit=900)
+    return done.stdout.splitlines(), [line for line in done.stderr.splitlines() if line.startswith('bbb_layers INFO')]
 
 
 def run(*args, **kwargs):
@@ -85,7 +79,8 @@ def assert_used(result, folder):
     (available, weight), log = result
     assert available == f'True True {native.instruction_set()}' and weight == '[0.5, 0.5, 0.5]'
     assert len(log) == 1
-    assert re.fullmatch(rf'bbb_layers INFO: native operators are in use: {re.escape(str(folder))}/native-[0-9a-f]{{16}}\.so, {native.instruction_set()}', log[0])
+    assert re.fullmatch(rf'bbb_layers INFO: native operators are in use: {re.escape(str(folder))}/native-[0-9a-f]{{16}}'
+                        rf'\.so, {native.instruction_set()}', log[0])
 
 
 def assert_not_used(result, reason):
@@ -331,8 +326,8 @@ def test_sources_are_installed(tmp_path):
     if not (ROOT / 'bbb_layers').exists():
         pytest.skip('for a tree with the package in it; these tests run on an installed one')
     pytest.importorskip('setuptools')
-    subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path / 'lib'), 'egg_info',
-                    '--egg-base', str(tmp_path)], cwd=str(ROOT), check=True, stderr=subprocess.DEVNULL)
+    subprocesses.run('setup.py', '-q', 'build_py', '--build-lib', tmp_path / 'lib', 'egg_info', '--egg-base', tmp_path,
+                     cwd=ROOT)
     sources = {file.name for file in (ROOT / 'bbb_layers' / 'native' / 'src').iterdir()}
     assert sources == {file.name for file in (tmp_path / 'lib' / 'bbb_layers' / 'native' / 'src').iterdir()}
     assert {'adam.cc', 'adam.h', 'library.cc'} <= sources

@@ -3,19 +3,18 @@ import copy
 import json
 import math
 import multiprocessing
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+import subprocesses
 from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 from scipy import stats
+from subprocesses import TESTS
 
 from bbb_layers import (BayesBlock, BayesDense, BBBLoss, GaussianPrior, LaplacePrior, MixturePrior, ScaleMixturePrior,
                         StudentTPrior, kl_divergence, native)
@@ -25,7 +24,6 @@ from bbb_layers.posterior.gaussian import Kind
 
 pytestmark = pytest.mark.usefixtures('compiled')
 
-ROOT = Path(__file__).parents[1]
 KINDS = [kind.value for kind in Kind]
 PRIORS = {
     'none': None,
@@ -222,7 +220,8 @@ def test_neighbouring_seeds_are_uncorrelated():
 
 #: A hash of draws, KL terms and gradients.
 HASH = '''
-import hashlib
+import hashlib, sys
+sys.path[:0] = sys.argv[1:]
 from bbb_layers import GaussianPrior, MixturePrior, ScaleMixturePrior, native
 from test_native_draw import native_draw
 import mxnet as mx, numpy as np
@@ -247,10 +246,10 @@ print(native.instruction_set(), digest.hexdigest())
 
 def test_instruction_sets_and_threads_agree_in_every_bit():
     def hashed(wanted, threads):
-        env = dict(os.environ, PYTHONPATH=f'{ROOT}:{Path(__file__).parent}', OMP_NUM_THREADS=threads,
-                   BBB_LAYERS_ISA=wanted, BBB_LAYERS_CACHE=str(Path(native._State.path).parent))
-        return subprocess.run([sys.executable, '-c', HASH], env=env, check=True, stdout=subprocess.PIPE,
-                              universal_newlines=True).stdout.split()
+        environment = dict(OMP_NUM_THREADS=threads, BBB_LAYERS_ISA=wanted,
+                           BBB_LAYERS_CACHE=str(Path(native._State.path).parent))
+        folders = TESTS, Path(__file__).parent
+        return subprocesses.run('-c', HASH, *folders, environment=environment).stdout.split()
 
     known = ['sse2', 'avx2', 'avx512']
     best, digest = hashed('avx512', '2')

@@ -1,12 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """MXNet wants numpy.bool, and some NumPys have none: each case is a process of its own, with a NumPy made to fit."""
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import subprocesses
+from subprocesses import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 #: NumPy as if of another version, with numpy.bool as that one has it.
 FAKE = '''
 import warnings
@@ -33,10 +30,7 @@ import bbb_layers
 
 
 def run(version, code):
-    done = subprocess.run([sys.executable, '-c', FAKE % (version, code)], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, universal_newlines=True)
-    print(done.stdout)
-    return done
+    return subprocesses.run('-c', FAKE % (version, code), check=False)
 
 
 @pytest.mark.parametrize('version', ['1.24.0', '1.26.4'])
@@ -46,8 +40,8 @@ def test_brings_numpy_bool_back(version):
 
 def test_says_which_numpy_is_too_new():
     done = run('2.1.0', 'import bbb_layers')
-    assert done.returncode == 1 and 'ImportError: bbb_layers needs NumPy below 2.0' in done.stdout
-    assert 'numpy is 2.1.0' in done.stdout
+    assert done.returncode == 1 and 'ImportError: bbb_layers needs NumPy below 2.0' in done.stderr
+    assert 'numpy is 2.1.0' in done.stderr
 
 
 @pytest.mark.parametrize('version, good', [((3, 7), False), ((3, 8), True), ((3, 12), True), ((3, 13), False)])
@@ -57,11 +51,9 @@ def test_setup_refuses_other_pythons_by_name_and_reason(version, good):
     # setuptools itself would not run as another version, and what setup() does then is not the question.
     code = (f'import sys, setuptools; setuptools.setup = lambda **_: None; sys.version_info = {version!r} + (0,); '
             'exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py"})')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, universal_newlines=True, cwd=str(ROOT))
-    print(done.stdout)
+    done = subprocesses.run('-W', 'ignore', '-c', code, check=False, cwd=ROOT)
     assert (done.returncode == 0) == good
-    assert good or ('this is %d.%d' % version in done.stdout and 'NumPy' in done.stdout)
+    assert good or ('this is %d.%d' % version in done.stderr and 'NumPy' in done.stderr)
 
 
 def test_is_silent_where_numpy_has_it():
@@ -73,5 +65,5 @@ def test_is_silent_where_numpy_has_it():
 def test_says_so_where_mxnet_was_imported_before_and_failed():
     done = run('1.26.4', AFTER_A_FAILURE)
     assert done.returncode == 1
-    assert 'ImportError: mxnet was imported before bbb_layers and failed' in done.stdout
-    assert 'numpy is 1.26.4' in done.stdout
+    assert 'ImportError: mxnet was imported before bbb_layers and failed' in done.stderr
+    assert 'numpy is 1.26.4' in done.stderr

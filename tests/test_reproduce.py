@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+import subprocesses
 from mxnet import nd
+from subprocesses import EXAMPLES
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / 'examples' / 'reproduce'
+FOLDER = EXAMPLES / 'reproduce'
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 runs, train, report = (importlib.import_module(name) for name in ('runs', 'train', 'report'))
 reproduce = importlib.util.spec_from_file_location('reproduce', str(FOLDER / 'mnist.py'))
@@ -74,20 +74,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(method, tmp_path, small
 
 
 def test_killed_and_started_again(tmp_path):
-    command = [sys.executable, str(FOLDER / 'mnist.py'), '--quick', '--work', str(tmp_path), '--only', 'sgd']
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    command = [FOLDER / 'mnist.py', '--quick', '--work', tmp_path, '--only', 'sgd']
     for _ in range(2):
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, start_new_session=True) as process:
+        with subprocesses.start(*command, start_new_session=True) as process:
             process.stdout.readline()
             time.sleep(random.random() * 0.2)
             os.killpg(process.pid, signal.SIGKILL)
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, universal_newlines=True)
-    assert done.returncode == 0
+    subprocesses.run(*command)
     names = {path.stem for path in (tmp_path / 'results').glob('*.json')}
     assert len(names) == 3 and sum('-test-' in name for name in names) == 1
     text = (tmp_path / 'RESULTS.md').read_text()
     assert '| SGD | ' in text and '![test error 40](test_error_40.png)' in text
-    again = subprocess.run(command, env=env, stdout=subprocess.PIPE, universal_newlines=True)
+    again = subprocesses.run(*command)
     assert 'epoch' not in again.stdout and (tmp_path / 'RESULTS.md').read_text() == text
 
 
@@ -239,7 +237,7 @@ time.sleep(600)
     with pytest.raises(SystemExit, match='run run1 ended with exit status 3'):
         mnist.work_through([Named('run%d' % i) for i in range(5)], Args)
     assert time.monotonic() - start < 300 and not (tmp_path / 'run4').exists()
-    with subprocess.Popen([sys.executable, str(script), 'run0'], stdin=subprocess.PIPE) as child:
+    with subprocesses.start(script, 'run0', stdin=subprocess.PIPE) as child:
         child.stdin.close()
         assert child.wait(timeout=300) == 1
 

@@ -1,10 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Sparse layers compute what nn.Dense computes, in less space, whatever refers to them."""
 import importlib
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -13,12 +10,12 @@ from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn, rnn
 from mxnet.gluon.parameter import DeferredInitializationError
+from subprocesses import EXAMPLES, run
 
 from bbb_layers import BayesDense, prune
 from bbb_layers.networks.sparse import SparseDense, to_sparse
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / 'examples' / 'benchmark' / 'sparse.py'
+SCRIPT = EXAMPLES / 'benchmark' / 'sparse.py'
 sys.path.insert(0, str(SCRIPT.parent))
 sparse_benchmark = importlib.import_module('sparse')
 
@@ -409,10 +406,7 @@ def test_wrong_size_of_the_input(mode):
 
 
 def test_benchmark_prints_every_row():
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
-    done = subprocess.run([sys.executable, str(SCRIPT), '--units', '20', '--rounds', '1', '--warmup', '1'], env=env,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+    done = run(SCRIPT, '--units', '20', '--rounds', '1', '--warmup', '1', limit=100)
     assert '784-20-20-10, float32' in done.stdout.splitlines()[0]
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in done.stdout.splitlines()
             if line.startswith('| ') and 'zeros' not in line]

@@ -1,15 +1,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The transposed convolutions against Gluon's; estimators and training of them are in test_estimators."""
-import os
-import subprocess
-import sys
-
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import hybridize
 from mxnet import autograd, nd
 from mxnet.gluon import nn
+from subprocesses import run
 
 from bbb_layers import BayesConv1DTranspose, BayesConv2DTranspose, BayesConv3DTranspose, to_bayesian, to_deterministic
 
@@ -115,9 +112,8 @@ def test_channels_by_the_block(channels, instructions):
         layer.hybridize()
         print(layer(nd.ones((1, {channels}, 4, 4))).asnumpy().shape)
     '''
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, env=dict(os.environ, DNNL_MAX_CPU_ISA=instructions))
-    assert done.returncode == 0 and f'(1, {channels}, 6, 6)' in done.stdout, (done.returncode, done.stderr)
+    done = run('-W', 'ignore', '-c', code, environment={'DNNL_MAX_CPU_ISA': instructions})
+    assert f'(1, {channels}, 6, 6)' in done.stdout
 
 
 @pytest.mark.parametrize('ndim', CLASSES)
@@ -148,5 +144,4 @@ def test_mxnet_s_own_operator_fails():
         y.backward()
         w.grad.wait_to_read()
     '''
-    result = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, universal_newlines=True)
-    assert 'could not execute a primitive' in result.stderr
+    assert 'could not execute a primitive' in run('-c', code, check=False).stderr
