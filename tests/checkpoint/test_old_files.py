@@ -2,17 +2,17 @@
 """Files that version 0.1 wrote load, with all that is in them: see tests/fixtures/write.py."""
 import json
 import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
+from subprocesses import TESTS
 
 from bbb_layers.checkpoint import load_checkpoint
 from bbb_layers.training.handlers import STEP
 
-FIXTURES = Path(__file__).resolve().parent / 'fixtures'
+FIXTURES = TESTS / 'fixtures'
 sys.path.insert(0, str(FIXTURES))
 import write  # noqa: E402
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import mxnet as mx
-import networks
+import nets
 import numpy as np
 import pytest
 from conftest import hybridize
@@ -13,22 +13,22 @@ from bbb_layers import (BayesConv2D, BayesDense, BBBLoss, GaussianPrior, Laplace
 from bbb_layers.networks.own_blocks import BAYESIAN
 
 
-@pytest.mark.parametrize('name', networks.NETWORKS)
+@pytest.mark.parametrize('name', nets.NETWORKS)
 @pytest.mark.parametrize('hybrid_before', [False, True])
 def test_every_layer(name, hybrid_before, mode):
-    plain, x = networks.make(name, bayesian=False)
+    plain, x = nets.make(name, bayesian=False)
     if hybrid_before:
         hybridize(plain, {'static_alloc': True})
         plain(x)
-    before, expected = networks.values(plain), plain(x).asnumpy()
+    before, expected = nets.values(plain), plain(x).asnumpy()
     net = to_bayesian(plain, prior=GaussianPrior(), sigma=1e-6, estimator='flipout')
     net.hybridize(active=mode is not None, **(mode or {}))
-    names = [type(block).__name__ for block in networks.blocks(net)]
+    names = [type(block).__name__ for block in nets.blocks(net)]
     replaced = {cls.__name__ for cls in BAYESIAN}
     assert names == ['Bayes' * (type(block).__name__ in replaced) + type(block).__name__
-                     for block in networks.blocks(plain)]
+                     for block in nets.blocks(plain)]
     assert [name for name in net.collect_params() if not name.endswith('_rho')] == list(before)
-    assert [block.prefix for block in networks.blocks(net)] == [block.prefix for block in networks.blocks(plain)]
+    assert [block.prefix for block in nets.blocks(net)] == [block.prefix for block in nets.blocks(plain)]
     np.testing.assert_allclose(net(x).asnumpy(), expected, rtol=1e-4, atol=1e-5)
     if name not in ('dense', 'tied'):       # which have Dropout
         with autograd.train_mode():
@@ -38,7 +38,7 @@ def test_every_layer(name, hybrid_before, mode):
     assert type(plain(x)) is nd.NDArray
     # It trains as any Bayesian network does.
     if name not in ('dense', 'tied'):       # where a weight is used twice, which only the estimator 'sample' allows
-        loss_fn = BBBLoss(net, 10, likelihood=networks.SumOfSquares())
+        loss_fn = BBBLoss(net, 10, likelihood=nets.SumOfSquares())
         with autograd.record():
             loss = loss_fn(net(x), x)
         loss.backward()
@@ -50,14 +50,14 @@ def test_every_layer(name, hybrid_before, mode):
 
 
 def test_attributes_and_aliases():
-    plain, _ = networks.make('dense', bayesian=False)
+    plain, _ = nets.make('dense', bayesian=False)
     own = to_bayesian(plain)[1]
     assert own.first is own.alias is own.layers[0] is own._children['first'] and type(own.first) is BayesDense
     assert type(plain[1].first) is nn.Dense
 
 
 def test_tied_layers_share_one_posterior(mode):
-    plain, x = networks.make('tied', bayesian=False)
+    plain, x = nets.make('tied', bayesian=False)
     net = hybridize(to_bayesian(plain, sigma=0.1), mode)
     assert net[0].weight_rho is net[1].weight_rho
     BBBLoss(net, 10)
@@ -91,7 +91,7 @@ def test_resnet(tmp_path):
 
 
 def test_fraction():
-    plain, x = networks.make('embedding', bayesian=False)
+    plain, x = nets.make('embedding', bayesian=False)
     weight = plain[0].weight.data()
     weight[0] = 0
     weight[1] = 1e-4
@@ -112,17 +112,17 @@ def test_fraction():
 
 
 def test_priors_and_estimators():
-    plain, _ = networks.make('dense', bayesian=False)
+    plain, _ = nets.make('dense', bayesian=False)
     net = to_bayesian(plain, bias_prior=StudentTPrior(), estimator='local', kl='sample')
     assert net[0].priors == {'weight': ScaleMixturePrior(), 'bias': StudentTPrior()} and net[0]._estimator == 'local'
     assert net[0].weight_rho.sampled_kl
-    lstm, _ = networks.make('LSTM', bayesian=False)
+    lstm, _ = nets.make('LSTM', bayesian=False)
     net = to_bayesian(lstm, estimator='local')
     assert (net[0]._estimator, net[1]._estimator) == ('sample', 'local')
 
 
 def test_there_and_back():
-    plain, x = networks.make('dense', bayesian=False)
+    plain, x = nets.make('dense', bayesian=False)
     again = to_deterministic(to_bayesian(plain, fraction=0.1))
     np.testing.assert_array_equal(again(x).asnumpy(), plain(x).asnumpy())
     twice = to_bayesian(again, sigma=0.02)
@@ -132,11 +132,11 @@ def test_there_and_back():
 
 def test_network_that_is_bayesian_already():
     with pytest.raises(ValueError, match='at least one layer to become .*saw: a network that is Bayesian already'):
-        to_bayesian(networks.make('dense')[0])
+        to_bayesian(nets.make('dense')[0])
 
 
 def test_names_that_where_sees():
-    plain, _ = networks.make('dense', bayesian=False)
+    plain, _ = nets.make('dense', bayesian=False)
     seen = []
     to_bayesian(plain, where=lambda name, layer: not seen.append((name, layer)))
     assert [name for name, _ in seen] == ['0', '1.first', '1.rest.1', '2']
@@ -162,7 +162,7 @@ def test_derived_classes_stay():
 
 
 def test_bad_arguments():
-    plain, _ = networks.make('dense', bayesian=False)
+    plain, _ = nets.make('dense', bayesian=False)
     for kwargs, error, message in (
             (dict(sigma=0), ValueError, 'sigma must be positive'), (dict(sigma=np.nan), ValueError, 'sigma must be p'),
             (dict(fraction=-1.), ValueError, 'fraction must be positive'),
@@ -184,7 +184,7 @@ def test_bad_arguments():
     deferred.initialize()
     with pytest.raises(gluon.parameter.DeferredInitializationError):
         to_bayesian(deferred)
-    tied, _ = networks.make('tied', bayesian=False)
+    tied, _ = nets.make('tied', bayesian=False)
     with pytest.raises(ValueError, match='where must choose all layers that share Parameter .*weight'):
         to_bayesian(tied, where=lambda name, layer: name == '0')
     sparse = nn.Embedding(3, 2, sparse_grad=True)

@@ -4,7 +4,7 @@ import textwrap
 
 from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
 import mxnet as mx
-import networks
+import nets
 import numpy as np
 import pytest
 import subprocesses
@@ -131,7 +131,7 @@ def test_kl_divergence_is_finite_and_that_of_float32(prior, mode, implementation
     for dtype in ('float16', 'float32'):
         layer.cast(dtype)
         hybridize(layer, mode)
-        loss_fn = BBBLoss(layer, 100, networks.SumOfSquares())
+        loss_fn = BBBLoss(layer, 100, nets.SumOfSquares())
         mx.random.seed(1)
         with autograd.record():
             loss = loss_fn(layer(nd.array([3.])), nd.zeros(1))
@@ -221,7 +221,8 @@ def test_what_the_cpu_lacks_raises_and_leaves_the_network_alone(layer, arguments
     hybridize(net, mode)
     before = {name: (param.dtype, param.shape) for name, param in net.collect_params().items()}
     values = net[1].weight.data().asnumpy()
-    message = rf'if it is a {layer.__name__}, since MXNet 1.9.1 has no {operator} in float16 there \(saw: float16 for {inner[0].name}\)'
+    message = (rf'if it is a {layer.__name__}, since MXNet 1.9.1 has no {operator} in float16 there '
+               rf'\(saw: float16 for {inner[0].name}\)')
     for target in (net, inner, inner[0]):
         for dtype in ('float16', np.float16, np.dtype('float16')):
             with pytest.raises(ValueError, match=message):

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What holds for networks of every layer alike."""
-import networks
+import nets
 import numpy as np
 import pytest
 from conftest import hybridize
@@ -9,15 +9,15 @@ from mxnet import autograd, gluon, nd
 from bbb_layers import BBBLoss, GaussianPrior, kl_divergence, posterior_as_prior
 
 
-@pytest.mark.parametrize('name', networks.NETWORKS)
+@pytest.mark.parametrize('name', nets.NETWORKS)
 @pytest.mark.parametrize('prior', [GaussianPrior(0.5), GaussianPrior(0.5, learnable=True), 'posterior'], ids=repr)
 def test_parameters_go_through_a_file(name, prior, mode, tmp_path):
     def build():
         if prior == 'posterior':
-            return posterior_as_prior(networks.make(name)[0])
-        return networks.make(name, prior=prior)[0]
+            return posterior_as_prior(nets.make(name)[0])
+        return nets.make(name, prior=prior)[0]
 
-    net, x = build(), networks.NETWORKS[name][1]()
+    net, x = build(), nets.NETWORKS[name][1]()
     for param in net.collect_params().values():     # also those of priors and BatchNorm
         if param.grad_req != 'null' or 'prior_mu' in param.name:
             param.set_data(param.data() + 0.1 * nd.random.normal(shape=param.shape))
@@ -32,7 +32,7 @@ def test_parameters_go_through_a_file(name, prior, mode, tmp_path):
     assert before.keys() == after.keys()
     assert all((before[key].data().asnumpy() == after[key].data().asnumpy()).all() for key in before)
     trainer = gluon.Trainer(new.collect_params(), 'sgd', {'learning_rate': 1e-3})
-    loss_fn = BBBLoss(new, 10, likelihood=networks.SumOfSquares())
+    loss_fn = BBBLoss(new, 10, likelihood=nets.SumOfSquares())
     with autograd.record():
         loss = loss_fn(new(x), x)
     loss.backward()

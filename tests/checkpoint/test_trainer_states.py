@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon, nd
-from test_optimizer import RTOL, SMALL, assert_same, make_params, make_trainer, numbers, train
+from trainers import RTOL, SMALL, assert_same, make_params, make_trainer, numbers, train
 
 from bbb_layers import FusedAdam, convert_trainer_states, native
 from bbb_layers.training.handlers import STEP

@@ -2,7 +2,7 @@
 import copy
 
 import mxnet as mx
-import networks
+import nets
 import numpy as np
 import pytest
 from conftest import hybridize
@@ -14,23 +14,23 @@ from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPr
 from bbb_layers._mxnet import tree
 
 
-@pytest.mark.parametrize('name', networks.NETWORKS)
+@pytest.mark.parametrize('name', nets.NETWORKS)
 @pytest.mark.parametrize('trained', [False, True])
 def test_equals_predict_mode(name, trained, mode, tmp_path):
-    net, x = networks.make(name)
+    net, x = nets.make(name)
     hybridize(net, mode)
     if trained:
-        loss_fn = BBBLoss(net, 10, likelihood=networks.SumOfSquares())
+        loss_fn = BBBLoss(net, 10, likelihood=nets.SumOfSquares())
         trainer = gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 1e-3})
         with autograd.record():
             loss = loss_fn(net(x), x)
         loss.backward()
         trainer.step(4)
-    before, expected = networks.values(net), net(x).asnumpy()
+    before, expected = nets.values(net), net(x).asnumpy()
     plain = to_deterministic(net)
-    assert not any(isinstance(block, BayesBlock) for block in networks.blocks(plain))
-    assert [type(block).__name__.replace('Bayes', '') for block in networks.blocks(net)] == [
-        type(block).__name__ for block in networks.blocks(plain)]
+    assert not any(isinstance(block, BayesBlock) for block in nets.blocks(plain))
+    assert [type(block).__name__.replace('Bayes', '') for block in nets.blocks(net)] == [
+        type(block).__name__ for block in nets.blocks(plain)]
     for _ in range(2):
         if 'transposed' in name:
             np.testing.assert_allclose(plain(x).asnumpy(), expected, rtol=1e-4, atol=1e-6)
@@ -38,20 +38,20 @@ def test_equals_predict_mode(name, trained, mode, tmp_path):
             np.testing.assert_array_equal(plain(x).asnumpy(), expected)
         plain.hybridize()
     # A plain Gluon network of that shape has the same Parameters by the same names, and loads the file.
-    fresh, _ = networks.make(name, bayesian=False)
+    fresh, _ = nets.make(name, bayesian=False)
     assert list(plain._collect_params_with_prefix()) == list(fresh._collect_params_with_prefix())
     plain.save_parameters(str(tmp_path / 'plain.params'))
     fresh.load_parameters(str(tmp_path / 'plain.params'))
     np.testing.assert_array_equal(fresh(x).asnumpy(), plain(x).asnumpy())
     names = list(plain.collect_params())
     assert names == [name for name in before if not name.endswith('_rho')]
-    after = networks.values(net)
+    after = nets.values(net)
     assert before.keys() == after.keys() and all((before[key] == after[key]).all() for key in before)
     np.testing.assert_array_equal(net(x).asnumpy(), expected)
 
 
 def test_references_stay_one():
-    net, x = networks.make('dense')
+    net, x = nets.make('dense')
     plain = to_deterministic(net)
     own = plain[1]
     assert own.first is own.alias is own.layers[0] is own._children['first'] and own.rest is own.layers[1]
@@ -60,22 +60,22 @@ def test_references_stay_one():
 
 
 def test_trains_on_as_a_plain_network(mode):
-    net, x = networks.make('dense', prior=GaussianPrior(learnable=True))
+    net, x = nets.make('dense', prior=GaussianPrior(learnable=True))
     net = posterior_as_prior(net)       # its priors have Parameters
     plain = hybridize(to_deterministic(net), mode)
     trainer = gluon.Trainer(plain.collect_params(), 'sgd', {'learning_rate': 0.1})
-    before = networks.values(plain)
+    before = nets.values(plain)
     with autograd.record():
         loss = plain(x).square().sum()
     loss.backward()
     trainer.step(1)
-    changed = {name for name, value in networks.values(plain).items() if (value != before[name]).any()}
+    changed = {name for name, value in nets.values(plain).items() if (value != before[name]).any()}
     assert changed == {name for name in before if 'rho' not in name}
     assert not any('prior' in name or 'rho' in name for name in before)
 
 
 def test_pruned_weights_are_zero(mode):
-    net, x = networks.make('dense')
+    net, x = nets.make('dense')
     hybridize(net, mode)
     prune(net, 0.5)
     # mu of a pruned weight can drift; its mean stays 0
@@ -88,7 +88,7 @@ def test_pruned_weights_are_zero(mode):
 
 
 def test_moments_of_draw():
-    net, x = networks.make('tied', initial_sigma=0.3)
+    net, x = nets.make('tied', initial_sigma=0.3)
     n = 400
     draws = np.stack([draw(net)[0].weight.data().asnumpy() for _ in range(n)])
     mu = net[0].weight.data().asnumpy()
@@ -101,7 +101,7 @@ def test_moments_of_draw():
 
 
 def test_draw_follows_the_seed_and_is_the_same_on_all_contexts():
-    net, _ = networks.make('tied')
+    net, _ = nets.make('tied')
     net.collect_params().reset_ctx([mx.cpu(0), mx.cpu(1)])
     mx.random.seed(5)
     first = draw(net)[0].weight
@@ -116,7 +116,7 @@ def test_draw_follows_the_seed_and_is_the_same_on_all_contexts():
 
 @pytest.mark.filterwarnings('ignore:Cannot decide type')
 def test_exports(tmp_path):
-    net, x = networks.make('conv2d')
+    net, x = nets.make('conv2d')
     plain = to_deterministic(net)
     plain.hybridize()
     expected = plain(x).asnumpy()
@@ -231,7 +231,7 @@ def test_bad_networks(convert):
 
 @pytest.mark.parametrize('copied', [to_deterministic, draw, posterior_as_prior])
 def test_a_copy_made_while_recording_can_be_trained(copied, mode):
-    net, x = networks.make('dense')
+    net, x = nets.make('dense')
     hybridize(net, mode)
     with autograd.record():
         output = net(x)

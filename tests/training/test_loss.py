@@ -8,7 +8,7 @@ import pytest
 from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-from networks import SumOfSquares
+from nets import SumOfSquares
 from scipy import stats
 
 from bbb_layers import (BayesDense, BBBLoss, CategoricalNLLLoss, GaussianNLLLoss, GaussianPrior, ScaleMixturePrior,

@@ -15,7 +15,7 @@ import pytest
 from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-from test_optimizer import RTOL
+from trainers import RTOL
 
 from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
                         Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)

@@ -14,7 +14,7 @@ import pytest
 from conftest import MODES, hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-from networks import SumOfSquares
+from nets import SumOfSquares
 
 import bbb_layers as bbb
 from bbb_layers import BBBLoss, GaussianPrior, native, predict, to_deterministic

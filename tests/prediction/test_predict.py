@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import mxnet as mx
-import networks
+import nets
 import numpy as np
 import pytest
 from conftest import hybridize
@@ -17,11 +17,11 @@ def linear(**kwargs):
     return net
 
 
-@pytest.mark.parametrize('name', networks.NETWORKS)
+@pytest.mark.parametrize('name', nets.NETWORKS)
 def test_each_draw_is_one_function(name, mode):
-    net, x = networks.make(name, initial_sigma=0.3)
+    net, x = nets.make(name, initial_sigma=0.3)
     hybridize(net, mode)
-    before = networks.values(net)
+    before = nets.values(net)
     mx.random.seed(11)
     draws = predict(net, x, num_samples=3, batch_size=3)
     assert draws.shape == (3,) + net(x).shape and draws.dtype == net(x).dtype
@@ -32,7 +32,7 @@ def test_each_draw_is_one_function(name, mode):
     mx.random.seed(11)
     again = predict(net, backwards, num_samples=3, batch_size=1, chunk=1)
     np.testing.assert_allclose(again.asnumpy()[:, ::-1], draws.asnumpy(), rtol=1e-4, atol=1e-5)
-    after = networks.values(net)
+    after = nets.values(net)
     assert all((before[key] == after[key]).all() for key in before)
 
 

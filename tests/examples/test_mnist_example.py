@@ -11,10 +11,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 import subprocesses
+from mnist_files import write_mnist
 from mxnet import gluon, nd
 from subprocesses import EXAMPLES
-from test_mnist_data import write_mnist
-from test_optimizer import RTOL
+from trainers import RTOL
 
 from bbb_layers import FusedAdam
 from bbb_layers.posterior import gaussian

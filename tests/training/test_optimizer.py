@@ -2,13 +2,13 @@
 import copy
 import multiprocessing
 import pickle
-import platform
 import threading
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
+from trainers import SMALL, assert_same, backward, make_params, make_trainer, numbers, train
 
 from bbb_layers import BayesDense, BBBLoss, native
 from bbb_layers.optimizer import FusedAdam
@@ -16,9 +16,6 @@ from bbb_layers.training import optimizer as optimizer_module
 
 SHAPES = [(1,), (1, 1), (15,), (16,), (17,), (31,), (32,), (33,), (3, 5), (2, 3, 4, 5), (4095,), (4096,), (4097,),
           (1000, 1000)]
-SMALL = [(3, 5), (7,), (2, 3, 4)]
-# On x86-64 the operator does what MXNet's does, bit by bit; elsewhere the wheel's may contract to fused multiply-add.
-RTOL = 0 if platform.machine() == 'x86_64' else 2e-6
 
 
 @pytest.fixture
@@ -43,68 +40,6 @@ def calls(compiled, monkeypatch):
 
 def sizes(calls):
     return [call[0] for call in calls]
-
-
-def make_params(shapes, ctx=mx.cpu(), dtype='float32', **kwargs):
-    """Parameters with the same values whenever the shapes are the same."""
-    random, params = np.random.RandomState(7), []
-    for i, shape in enumerate(shapes):
-        param = gluon.Parameter('p%d_%s' % (i, 'weight' if i % 2 else 'bias'), shape=shape, dtype=dtype, **kwargs)
-        param.initialize(ctx=ctx, init=mx.init.Zero())
-        param.set_data(nd.array(random.normal(size=shape), dtype=dtype))
-        params.append(param)
-    return params
-
-
-def backward(params, step, which=None):
-    """Gradients that depend on the step, through autograd."""
-    random, losses = np.random.RandomState(step), []
-    with autograd.record():
-        for i, param in enumerate(params):
-            grad = random.normal(size=param.shape) * 10. ** random.randint(-4, 3)
-            if param.grad_req != 'null' and (which is None or i in which):
-                for j, data in enumerate(param.list_data()):
-                    losses.append((data * nd.array(grad * (j + 1), dtype=param.dtype, ctx=data.context)).sum())
-    autograd.backward(losses)
-
-
-def make_trainer(name, params, kvstore, update_on_kvstore, options):
-    if update_on_kvstore:   # a name alone is ignored where there is one context
-        kvstore = mx.kv.create(kvstore)
-    return gluon.Trainer(params, name, options, kvstore=kvstore, update_on_kvstore=update_on_kvstore)
-
-
-def train(name, params, steps=20, first=0, trainer=None, which=None, kvstore='device', update_on_kvstore=None,
-          **options):
-    if trainer is None:
-        trainer = make_trainer(name, params, kvstore, update_on_kvstore, options)
-    for step in range(first, first + steps):
-        backward(params, step, which=None if which is None else which(step))
-        trainer.step(3, ignore_stale_grad=which is not None)
-    return trainer
-
-
-def numbers(params, trainer=None):
-    """All weights, and the states unless a kvstore has them."""
-    arrays = [data.asnumpy() for param in params for data in param.list_data()]
-    for updater in [] if trainer is None or trainer._update_on_kvstore else trainer._updaters:
-        for index in sorted(updater.states):
-            for state in updater.states[index]:
-                for array in state if isinstance(state, tuple) else [state]:
-                    arrays.append(array.asnumpy())
-    return arrays
-
-
-def assert_same(first, second, rtol=RTOL):
-    assert len(first) == len(second) > 0
-    worst = 0.
-    for a, b in zip(first, second):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        with np.errstate(invalid='ignore', divide='ignore'):
-            worst = max(worst, np.nanmax(abs(a - b) / abs(b), initial=0.))
-    print(f'largest relative difference: {worst:g}')
-    for a, b in zip(first, second):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=0)
 
 
 def assert_equals_adam(shapes, multipliers=False, make=make_params, **kwargs):

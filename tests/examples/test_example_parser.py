@@ -2,11 +2,11 @@
 import importlib
 import os
 import sys
-from pathlib import Path
 
 import pytest
+from subprocesses import EXAMPLES
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'examples'))
+sys.path.insert(0, str(EXAMPLES))
 example = importlib.import_module('example')
 SCRIPTS = 'bandit', 'finetune', 'language_model', 'regression'
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import hybridize
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-from networks import SumOfSquares
+from nets import SumOfSquares
 
 from bbb_layers import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
                         BayesConv3DTranspose, BayesDense, BayesEmbedding, BayesRNNCell, BBBLoss, GaussianPrior,

@@ -3,7 +3,7 @@ import copy
 import logging
 
 import mxnet as mx
-import networks
+import nets
 import numpy as np
 import pytest
 from conftest import hybridize
@@ -55,7 +55,7 @@ def test_extreme_logits_stay_finite():
 
 
 def test_axis_of_classes():
-    net, _ = networks.make('conv2d', initial_sigma=0.3)
+    net, _ = nets.make('conv2d', initial_sigma=0.3)
     out = MonteCarlo(net, 4, axis=1)(nd.random.normal(shape=(4, 2, 4, 5)))
     np.testing.assert_allclose(out.exp().sum(axis=1).asnumpy(), 1, rtol=1e-5)
     last = MonteCarlo(net, 4)(nd.random.normal(shape=(4, 2, 4, 5)))
@@ -68,9 +68,9 @@ def test_follows_training(mode):
     loss_fn = BBBLoss(net, 10)
     trainer = gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 0.5})
     for _ in range(3):
-        before = networks.values(net)
+        before = nets.values(net)
         np.testing.assert_allclose(monte_carlo(x).asnumpy(), net(x).asnumpy(), rtol=1e-3, atol=1e-3)
-        assert all((value == before[name]).all() for name, value in networks.values(net).items())
+        assert all((value == before[name]).all() for name, value in nets.values(net).items())
         with autograd.record():
             loss = loss_fn(net(x), nd.array([0, 1, 2, 0]))
         loss.backward()
