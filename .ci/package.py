@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / 'dist'
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
 #: The tests that run where the command line names none.
-CORE = ['tests/test_%s.py' % name for name in ('layers', 'loss', 'checkpoint', 'native', 'numpy_bool', 'predict')]
+CORE = [f'tests/{name}.py' for name in (
+    'layers/test_layers', 'training/test_loss', 'checkpoint/test_checkpoint', 'native/test_native',
+    '_mxnet/test_numpy_bool', 'prediction/test_predict')]
 #: What the installed package must have, and be, in a process that does not see this folder.
 PROBE = '''
 import pathlib, sys
@@ -41,7 +43,7 @@ def check(archive, names, wanted):
     """Exit with what is wanted and not among the names of the files in the archive."""
     missing = sorted(set(wanted) - set(names))
     if missing:
-        sys.exit('%s: must have %s' % (archive.name, ', '.join(missing)))
+        sys.exit('{}: must have {}'.format(archive.name, ', '.join(missing)))
     print('%s: %d files, %d kB' % (archive.name, len(names), archive.stat().st_size / 1000))
 
 
@@ -67,8 +69,8 @@ def main():
             run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', archive)
             run(python, '-c', PROBE, VERSION, *[name[len('bbb_layers/'):] for name in package], cwd=folder)
             run(python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'bbb-layers')
-            print('%s: installs, and imports' % archive.name)
-        run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '%s[test]' % wheel)
+            print(f'{archive.name}: installs, and imports')
+        run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', f'{wheel}[test]')
         with tarfile.open(sdist) as tar:
             tar.extractall(folder)
         copy = Path(folder) / sdist.name[:-len('.tar.gz')]

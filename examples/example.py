@@ -27,7 +27,7 @@ def checked(convert, holds, constraint):
         except ValueError:
             value = None
         if value is None or not holds(value):
-            raise argparse.ArgumentTypeError('must be %s (saw: %r)' % (constraint, text))
+            raise argparse.ArgumentTypeError(f'must be {constraint} (saw: {text!r})')
         return value
     return parse
 
@@ -43,8 +43,7 @@ def make_folder(path):
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise OSError('must be a folder, to be made or there, that files can be written to (saw: %s; %s)' % (
-            path, error.strerror)) from None
+        raise OSError(f'must be a folder, to be made or there, that files can be written to (saw: {path}; {error.strerror})') from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
         try:
             make_folder(parsed.output)
         except OSError as error:
-            self.error('argument --output: %s' % error)
+            self.error(f'argument --output: {error}')
         return parsed
 
 
@@ -84,4 +83,4 @@ def save_figure(figure, folder, name):
     figure.savefig(stream, format='png', dpi=80)
     path = os.path.join(folder, name + '.png')
     write_atomically(path, stream.getvalue())
-    print('Written: %s' % path)
+    print(f'Written: {path}')

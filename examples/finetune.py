@@ -81,7 +81,7 @@ def detect_the_unknown(digits, epochs, num_draws):
         scores = [auroc(getattr(known_ones, part), getattr(others, part))
                   for part in ('total', 'epistemic') for others in (unseen, turned)]
         # A single function has no epistemic part.
-        numbers = tuple('%.4f' % score if name.startswith('Monte') or i < 2 else '-' for i, score in enumerate(scores))
+        numbers = tuple(f'{score:.4f}' if name.startswith('Monte') or i < 2 else '-' for i, score in enumerate(scores))
         print('%-22s  %8.4f  %15s  %6s  %17s  %6s' % (
             (name, accuracy(known_ones.mean, test_labels[known])) + numbers))
     return known_ones.total, unseen.total, turned.total
@@ -146,7 +146,7 @@ def main():
     print('%-24s  task  mean accuracy  of each task so far' % '')
     for name, accuracies in results.items():
         for task, values in enumerate(accuracies, start=1):
-            print('%-24s  %4d  %13.4f  %s' % (name, task, np.mean(values), '  '.join('%.4f' % x for x in values)))
+            print('%-24s  %4d  %13.4f  %s' % (name, task, np.mean(values), '  '.join(f'{x:.4f}' for x in values)))
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
     for ax, title, choose in zip(axes, ('mean over the tasks so far', 'first task'), (np.mean, lambda row: row[0])):
         plot_training({name: [choose(row) for row in rows] for name, rows in results.items()}, ax,

@@ -42,7 +42,7 @@ def check_output(folder, overwrite, resume):
         resumes = resume and (CHECKPOINT in os.listdir(folder) or not glob.glob(os.path.join(glob.escape(folder), '*')))
         if os.listdir(folder) and not (overwrite or resumes):
             fail('--output must be empty, unless --overwrite is given, or --resume and it has a checkpoint '
-                 '(saw: %s)' % folder)
+                 f'(saw: {folder})')
 
 
 def seed(*numbers):
@@ -104,7 +104,7 @@ def write(folder, name, save):
     except (OSError, mx.MXNetError) as error:
         if os.path.exists(part):
             os.remove(part)
-        fail('%s: cannot be written: %s' % (path, reason(error)))
+        fail(f'{path}: cannot be written: {reason(error)}')
 
 
 def save_parameters(net, path):
@@ -117,20 +117,20 @@ def arguments_of_the_run(args, arrays):
     names = ('hidden_layers', 'hidden_units', 'batch_size', 'lr', 'num_samples', 'prior', 'pi', 'sigma1', 'sigma2',
              'seed', 'no_hybridize')
     # Of the test data too: the history has the accuracy on them.
-    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum(arrays))
+    return dict({name: getattr(args, name) for name in names}, data=f'with CRC-32 {checksum(arrays):08x}')
 
 
 def resume(path, net, trainer, run, epochs):
     """Load the checkpoint of a run with the arguments ``run``; returns its history."""
     try:
         facts = load_checkpoint(path, net, trainer)
-        different = ['--%s %s' % (name.replace('_', '-'), value) for name, value in facts['run'].items()
+        different = ['--{} {}'.format(name.replace('_', '-'), value) for name, value in facts['run'].items()
                      if value != run[name]]
         history = facts['history']
     except (KeyError, ValueError) as error:
-        fail('%s: must be the checkpoint of this run (saw: %s)' % (path, reason(error)))
+        fail(f'{path}: must be the checkpoint of this run (saw: {reason(error)})')
     if different:
-        fail('--resume needs the arguments that the run began with (%s has: %s)' % (path, ', '.join(different)))
+        fail('--resume needs the arguments that the run began with ({} has: {})'.format(path, ', '.join(different)))
     if len(history) > epochs:
         fail('--epochs must be at least %d, which %s has done (saw: %d)' % (len(history), path, epochs))
     return history
@@ -173,7 +173,7 @@ def train(net, train_data, test_data, args, history):
                     for value in recent[:, 0]:
                         moving_loss = value if moving_loss is None else 0.99 * moving_loss + 0.01 * value
                     loss, nll = recent.mean(axis=0)
-                    progress.set_postfix_str('loss %.1f, NLL %.1f, KL %.1f' % (loss, nll, loss - nll))
+                    progress.set_postfix_str(f'loss {loss:.1f}, NLL {nll:.1f}, KL {loss - nll:.1f}')
                     recent = []
         if not math.isfinite(moving_loss):
             fail('--lr must be small enough for a finite loss (saw: --lr %g, loss %g in epoch %d)' % (
@@ -223,7 +223,7 @@ def draw(net, history, uncertain, folder):
         figures['weight_density.png'].set_title('weight [0, 0] of the first layer')
     for name, ax in figures.items():
         write(folder, name, ax.figure.savefig)
-    print('Written to %s: %s' % (folder, ', '.join(['mnist.params'] * bool(history) + list(figures))))
+    print('Written to {}: {}'.format(folder, ', '.join(['mnist.params'] * bool(history) + list(figures))))
 
 
 def print_pruning(net, test_data, args):
@@ -280,7 +280,7 @@ def main():
             try:
                 make_folder(args.output)
             except OSError as error:
-                fail('--output %s' % error)
+                fail(f'--output {error}')
         # From here on Ctrl-C only leaves a note for the next batch: raised at once, KeyboardInterrupt would be lost
         # while an NDArray is released, and could come between an epoch's parameters and its place in the history.
         signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
@@ -288,8 +288,7 @@ def main():
         if args.load is None:
             train(net, train_data, test_data, args, history)
         else:
-            print('train accuracy %.4f, test accuracy %.4f' % (
-                accuracy(net, *train_data, args), accuracy(net, *test_data, args)))
+            print(f'train accuracy {accuracy(net, *train_data, args):.4f}, test accuracy {accuracy(net, *test_data, args):.4f}')
         uncertain = print_uncertainty(net, test_data, args)
         if args.output is not None:
             draw(net, history, uncertain, args.output)
@@ -298,7 +297,7 @@ def main():
         fail(str(error))
     except KeyboardInterrupt:
         kept = 'epoch %d, in %s; --resume goes on' % (len(history), args.output) if history else 'none'
-        print('mnist.py: interrupted; parameters kept: %s' % kept, file=sys.stderr)
+        print(f'mnist.py: interrupted; parameters kept: {kept}', file=sys.stderr)
         sys.exit(130)
 
 

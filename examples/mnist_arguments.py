@@ -18,12 +18,12 @@ def reason(error):
 def context(text):
     match = re.fullmatch(r'(cpu|gpu)(?:\((\d{1,3})\))?', text)
     if not match:
-        raise argparse.ArgumentTypeError('must be like cpu, cpu(0), gpu or gpu(0) (saw: %r)' % text)
+        raise argparse.ArgumentTypeError(f'must be like cpu, cpu(0), gpu or gpu(0) (saw: {text!r})')
     ctx = mx.Context(match.group(1), int(match.group(2) or 0))
     try:
         nd.zeros((1,), ctx=ctx).wait_to_read()
     except mx.MXNetError as error:
-        raise argparse.ArgumentTypeError('must be usable by this MXNet (saw: %r; %s)' % (text, reason(error))) from None
+        raise argparse.ArgumentTypeError(f'must be usable by this MXNet (saw: {text!r}; {reason(error)})') from None
     return ctx
 
 

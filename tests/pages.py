@@ -3,9 +3,9 @@
 import importlib.util
 import json
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from subprocesses import ROOT
+
 DOCS = ROOT / 'docs'
 #: What a page may be written in, and an index leads to.
 SOURCES = ('.md', '.ipynb', '.rst')

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from mxnet.gluon import Block
+from subprocesses import ROOT
 
 import bbb_layers
 from bbb_layers import BayesBlock, BayesConv2D, BayesDense, checkpoint, metrics, native, plot, schedules
 
-ROOT = Path(__file__).resolve().parent.parent
-PUBLIC = {'%s.%s' % (module.__name__, name): getattr(module, name)
+PUBLIC = {f'{module.__name__}.{name}': getattr(module, name)
           for module in (bbb_layers, plot, metrics, schedules, native, checkpoint) for name in module.__all__}
 CALLABLES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value) or inspect.isfunction(value)}
 #: Public methods and properties that this package defines.
-METHODS = {'%s.%s' % (name, attribute): function
+METHODS = {f'{name}.{attribute}': function
            for name, cls in CALLABLES.items() if inspect.isclass(cls)
            for base in cls.__mro__ if base.__module__.startswith('bbb_layers')
            for attribute, value in vars(base).items() if not attribute.startswith('_')
@@ -35,7 +35,7 @@ def directives():
 
 def documented(function, section='Parameters'):
     """The names in a section of the docstring, None if there is no such section."""
-    section = re.search(r'^%s\n-+\n(.*?)(?=\n\S[^\n]*\n---+$|\n(?:In|Out)puts:$|\Z)' % section,
+    section = re.search(rf'^{section}\n-+\n(.*?)(?=\n\S[^\n]*\n---+$|\n(?:In|Out)puts:$|\Z)',
                         inspect.cleandoc(function.__doc__ or ''), re.MULTILINE | re.DOTALL)
     if section is None:
         return None
@@ -76,7 +76,7 @@ def test_docstring(name):
         # It may refer to the Gluon layer, if it takes what this takes, and as keywords what BayesBlock does.
         gluon = function._plain_class()
         text = ' '.join(function.__doc__.split())
-        assert re.search(r'arguments, inputs? and outputs? as ``%s\.%s``' % (
+        assert re.search(r'arguments, inputs? and outputs? as ``{}\.{}``'.format(
             gluon.__module__.split('.')[2], gluon.__name__), text)
         ours = [name for name in documented(BayesBlock) if not name.startswith('*')]
         assert arguments(function) == [name for name in arguments(gluon) + ours if name != '**kwargs']

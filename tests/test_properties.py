@@ -32,7 +32,6 @@ from bbb_layers._mxnet import tree
 from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint
 from bbb_layers.posterior import parameters
 
-ROOT = Path(__file__).resolve().parent.parent
 HUNT = int(os.environ.get('BBB_LAYERS_HUNT', '0'))
 
 
@@ -541,7 +540,7 @@ def test_any_order_of_calls():
 
 # ---- files
 
-class Run(object):
+class Run:
     """What a checkpoint holds, of one step's age."""
 
     def __init__(self):
@@ -668,7 +667,7 @@ def test_a_checkpoint_with_foreign_bytes_in_it(written, content, whole, place):
     same(before, state(run.net))
 
 
-class Bomb(object):
+class Bomb:
     def __reduce__(self):
         return os.mkdir, ('unpickled',)
 
@@ -700,10 +699,10 @@ def test_a_checkpoint_with_nan_is_loaded_and_what_uses_it_says_so(written, tmp_p
     for call in (bbb.to_deterministic, bbb.draw, bbb.signal_to_noise, bbb.to_sparse, bbb.posterior_as_prior,
                  lambda net: bbb.prune(net, 0.5), lambda net: bbb.predict(net, X, 2)):
         before = state(other.net)
-        with pytest.raises(ValueError, match=r'Parameters? %s' % other.net[0].weight.name):
+        with pytest.raises(ValueError, match=rf'Parameters? {other.net[0].weight.name}'):
             call(other.net)
         same(before, state(other.net))
-    with pytest.raises(FloatingPointError, match=r'layer %s \(weight\)' % other.net[0].name):
+    with pytest.raises(FloatingPointError, match=rf'layer {other.net[0].name} \(weight\)'):
         other.loss.check_finite()
 
 
@@ -728,6 +727,6 @@ def test_a_sparse_file_whose_indices_are_wrong(data):
                                                      shape=right.shape)
         nd.save(path, arrays)
         before = sparse(X).asnumpy()
-        with pytest.raises(ValueError, match='Parameter %s must be a valid CSR matrix' % sparse[0].weight.name):
+        with pytest.raises(ValueError, match=f'Parameter {sparse[0].weight.name} must be a valid CSR matrix'):
             sparse.load_parameters(path)
         np.testing.assert_array_equal(before, sparse(X).asnumpy())

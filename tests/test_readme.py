@@ -5,15 +5,14 @@ import re
 import runpy
 import sys
 import types
-from pathlib import Path
 
 import pytest
+from subprocesses import EXAMPLES, ROOT
 
 import bbb_layers
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-BENCHMARK = ROOT / 'examples' / 'benchmark'
+BENCHMARK = EXAMPLES / 'benchmark'
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')
 
 

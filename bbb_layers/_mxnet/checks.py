@@ -14,7 +14,7 @@ __all__ = ['check_positive', 'check_finite', 'check_not_negative', 'check_fracti
 def _number(name, value, kind=numbers.Real):
     if not isinstance(value, kind) or isinstance(value, bool):
         what = 'an integer' if kind is numbers.Integral else 'a number'
-        raise TypeError('%s must be %s (saw: %r)' % (name, what, value))
+        raise TypeError(f'{name} must be {what} (saw: {value!r})')
     return value
 
 
@@ -38,7 +38,7 @@ def check_positive(name, value):
     """
     value = _float(name, value)
     if not 1.2e-38 < value < 3.4e38:
-        raise ValueError('%s must be positive and finite (saw: %r)' % (name, value))
+        raise ValueError(f'{name} must be positive and finite (saw: {value!r})')
     return value
 
 
@@ -46,7 +46,7 @@ def check_finite(name, value):
     """``value`` as a float, if it is finite."""
     value = _float(name, value)
     if not math.isfinite(value):
-        raise ValueError('%s must be finite (saw: %r)' % (name, value))
+        raise ValueError(f'{name} must be finite (saw: {value!r})')
     return value
 
 
@@ -54,7 +54,7 @@ def check_not_negative(name, value):
     """``value`` as a float, if it is finite and at least 0."""
     value = _float(name, value)
     if not (value >= 0 and math.isfinite(value)):
-        raise ValueError('%s must be finite and at least 0 (saw: %r)' % (name, value))
+        raise ValueError(f'{name} must be finite and at least 0 (saw: {value!r})')
     return value
 
 
@@ -62,7 +62,7 @@ def check_fraction(name, value, closed=False):
     """``value`` as a float, if it is between 0 and 1, these two included only if ``closed``."""
     value = _float(name, value)
     if not (0 <= value <= 1 if closed else 0 < value < 1):
-        raise ValueError('%s must be between 0 and 1, %s (saw: %r)' % (
+        raise ValueError('{} must be between 0 and 1, {} (saw: {!r})'.format(
             name, 'both included' if closed else 'both excluded', value))
     return value
 
@@ -71,9 +71,9 @@ def check_count(name, value):
     """``value`` as an int, if it is a whole number of at least 1."""
     value = int(_number(name, value, numbers.Integral))
     if value < 1:
-        raise ValueError('%s must be at least 1 (saw: %r)' % (name, value))
+        raise ValueError(f'{name} must be at least 1 (saw: {value!r})')
     if value >= 2 ** 31:        # which neither MXNet nor anybody's patience has room for
-        raise ValueError('%s must be below 2 ** 31 (saw: %r)' % (name, value))
+        raise ValueError(f'{name} must be below 2 ** 31 (saw: {value!r})')
     return value
 
 
@@ -81,10 +81,10 @@ def check_array(name, value, axes='batch_size, ...'):
     """``value``, an NDArray or a numpy array, as a numpy array of float64, if it has these axes and no NaN."""
     array = value.asnumpy() if isinstance(value, NDArray) else value
     if not isinstance(array, np.ndarray) or array.dtype.kind not in 'biuf':
-        raise TypeError('%s must be an NDArray or a numpy array of numbers (saw: %s)' % (
+        raise TypeError('{} must be an NDArray or a numpy array of numbers (saw: {})'.format(
             name, getattr(array, 'dtype', type(array).__name__)))
     if array.ndim < sum(axis != '...' for axis in axes.split(', ')) or not array.size:
-        raise ValueError('%s must have the shape (%s) and not be empty (saw: shape %s)' % (name, axes, array.shape))
+        raise ValueError(f'{name} must have the shape ({axes}) and not be empty (saw: shape {array.shape})')
     array = array.astype(np.float64)
     if np.isnan(array).any():
         raise ValueError('%s must not be NaN (saw: %d of %d values)' % (name, np.isnan(array).sum(), array.size))
@@ -108,7 +108,7 @@ def check_probabilities(name, value, axes):
 def check_numbers(name, values, check):
     """A tuple of what ``check`` makes of each of ``values``."""
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, '__iter__') or getattr(values, 'ndim', 1) == 0:
-        raise TypeError('%s must be a sequence of numbers (saw: %r)' % (name, values))
+        raise TypeError(f'{name} must be a sequence of numbers (saw: {values!r})')
     return tuple(check(name, value) for value in values)
 
 
@@ -123,9 +123,9 @@ def check_dtype(what, dtype, allowed=('float32', 'float64')):
         known = np.dtype(dtype)
     except (TypeError, ValueError) as error:
         if not is_one_of(dtype, ('bfloat16',)):     # which numpy does not know
-            raise TypeError('dtype of %s must be a dtype (saw: %r; %s)' % (what, dtype, error)) from None
+            raise TypeError(f'dtype of {what} must be a dtype (saw: {dtype!r}; {error})') from None
         known = dtype
     if known not in [np.dtype(name) for name in allowed]:
-        raise ValueError('dtype of %s must be %s or %s (saw: %s)' % (
+        raise ValueError('dtype of {} must be {} or {} (saw: {})'.format(
             what, ', '.join(allowed[:-1]), allowed[-1], known))
     return known

@@ -16,11 +16,11 @@ def _restore():
     if 'mxnet' not in sys.modules and any(name.startswith('mxnet.') for name in sys.modules):
         raise ImportError('mxnet was imported before bbb_layers and failed, and half of it is loaded: in a new '
                           'process, import bbb_layers first, which brings back the numpy.bool that mxnet needs '
-                          '(numpy is %s)' % numpy.__version__)
+                          f'(numpy is {numpy.__version__})')
     release = tuple(map(int, numpy.__version__.split('.')[:2]))
     if release >= (2, 0):
         raise ImportError('bbb_layers needs NumPy below 2.0, since MXNet 1.9.1 cannot be imported beside a newer one '
-                          "(numpy is %s): pip install 'numpy<2'" % numpy.__version__)
+                          f"(numpy is {numpy.__version__}): pip install 'numpy<2'")
     # By version: to ask NumPy 1.20 to 1.23 for it makes them warn.
     if release >= (1, 24) and 'bool' not in vars(numpy):
         numpy.bool = bool  # type: ignore[attr-defined]

@@ -50,13 +50,12 @@ def check_float16(layer, param, lacking):
     """
     if lacking and _may_only_be_on_cpu(param):
         raise ValueError(
-            'dtype of a Bayesian layer must be float32 or float64 on a CPU if it is a %s, since MXNet 1.9.1 has no %s '
-            'in float16 there (saw: float16 for %s)' % (type(layer).__name__, lacking, layer.name))
+            f'dtype of a Bayesian layer must be float32 or float64 on a CPU if it is a {type(layer).__name__}, since MXNet 1.9.1 has no {lacking} '
+            f'in float16 there (saw: float16 for {layer.name})')
     for array in param._data or ():
         most = array.as_nd_ndarray().abs().max().astype('float32').asscalar() if array.size else 0.
         if np.isfinite(most) and most > _FLOAT16_MAX:
-            raise ValueError('weights must be between -65504 and 65504 to be cast to float16 (saw: %g in Parameter %s)'
-                             % (most, param.name))
+            raise ValueError(f'weights must be between -65504 and 65504 to be cast to float16 (saw: {most:g} in Parameter {param.name})')
 
 
 def _may_only_be_on_cpu(param):

@@ -82,7 +82,7 @@ def _write(path, content):
 def _locked_part(folder, name):
     """(file descriptor, path) of a new file, locked."""
     while True:
-        handle, part = tempfile.mkstemp(prefix='.%s.' % name, suffix='.part', dir=folder)
+        handle, part = tempfile.mkstemp(prefix=f'.{name}.', suffix='.part', dir=folder)
         _lock(handle, wait=True)
         if os.fstat(handle).st_nlink:       # else somebody took it for left behind before it was locked
             return handle, part
@@ -102,7 +102,7 @@ def _lock(handle, wait):
 
 def _remove_parts(folder, name):
     """Remove what processes left behind that were killed while they wrote a file of this name."""
-    for part in glob.glob(os.path.join(glob.escape(folder), '.%s.*.part' % glob.escape(name))):
+    for part in glob.glob(os.path.join(glob.escape(folder), f'.{glob.escape(name)}.*.part')):
         with contextlib.suppress(OSError):
             handle = os.open(part, os.O_RDWR)
             try:
@@ -135,11 +135,11 @@ def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
         content = file.read()
     known = next((number for number, magic in MAGIC.items() if content.startswith(magic)), None)
     if known is None:
-        raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %r...)' % (path, content[:24]))
+        raise ValueError(f'{path}: must be a checkpoint of bbb_layers (saw: {content[:24]!r}...)')
     start = len(MAGIC[known])
     digest, payload = content[start:start + _DIGEST], content[start + _DIGEST:]
     if hashlib.sha256(payload).digest() != digest:
-        raise ValueError('%s: damaged or cut off: its checksum does not fit' % path)
+        raise ValueError(f'{path}: damaged or cut off: its checksum does not fit')
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -148,7 +148,7 @@ def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
             _upgrade(meta['trainer'])
         return meta, arrays
     except Exception as error:      # there is no end of what zipfile and numpy raise
-        raise ValueError('%s: must be a checkpoint of bbb_layers (saw: %s)' % (path, error)) from None
+        raise ValueError(f'{path}: must be a checkpoint of bbb_layers (saw: {error})') from None
 
 
 def _upgrade(trainer):

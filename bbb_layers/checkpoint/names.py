@@ -48,11 +48,11 @@ def plain(name: str, value: Any) -> Any:
         if isinstance(value, list):
             return [plain('%s[%d]' % (name, index), each) for index, each in enumerate(value)]
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            return {key: plain('%s[%r]' % (name, key), each) for key, each in value.items()}
+            return {key: plain(f'{name}[{key!r}]', each) for key, each in value.items()}
     except RecursionError:
         pass
-    raise TypeError('%s must be what JSON can hold: None, bool, int, float, str, list, or dict with keys that are str '
-                    '(saw: %r)' % (name, value))
+    raise TypeError(f'{name} must be what JSON can hold: None, bool, int, float, str, list, or dict with keys that are str '
+                    f'(saw: {value!r})')
 
 
 def same(one: Any, other: Any) -> bool:

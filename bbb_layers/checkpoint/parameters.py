@@ -42,12 +42,12 @@ def pack(prefix: str, block: Block, arrays: Dict[str, np.ndarray]) -> List[str]:
     params = block._collect_params_with_prefix()
     for name, param in params.items():
         if param._stype != 'default':
-            raise ValueError('net must have dense Parameters (saw: %s, %s)' % (name, param._stype))
+            raise ValueError(f'net must have dense Parameters (saw: {name}, {param._stype})')
         values = [value.asnumpy() for value in param.list_data()]
-        arrays['%s/%s' % (prefix, name)] = values[0]
+        arrays[f'{prefix}/{name}'] = values[0]
         if any(not np.array_equal(values[0], value) for value in values):
-            arrays['%s/%s' % (prefix, name)] = param._reduce().asnumpy()
-            arrays['contexts/%s/%s' % (prefix, name)] = np.stack(values)
+            arrays[f'{prefix}/{name}'] = param._reduce().asnumpy()
+            arrays[f'contexts/{prefix}/{name}'] = np.stack(values)
     return list(params)
 
 
@@ -55,21 +55,18 @@ def unpack(path: Path, prefix: str, block: Block, names: Any, arrays: Dict[str, 
     """Check that the Parameters fit ``block``; returns what they are to be set to."""
     params = block._collect_params_with_prefix()
     if set(names) != set(params):
-        raise ValueError('%s: must hold the Parameters of this %s: %s missing, %s too many' % (
-            path, type(block).__name__, sorted(set(params) - set(names)), sorted(set(names) - set(params))))
+        raise ValueError(f'{path}: must hold the Parameters of this {type(block).__name__}: {sorted(set(params) - set(names))} missing, {sorted(set(names) - set(params))} too many')
     found = []
     for name, param in params.items():
-        value = arrays['%s/%s' % (prefix, name)]
-        each = arrays.get('contexts/%s/%s' % (prefix, name))
+        value = arrays[f'{prefix}/{name}']
+        each = arrays.get(f'contexts/{prefix}/{name}')
         if param.shape is not None and (len(param.shape) != value.ndim or any(
                 size not in (0, -1, known) for size, known in zip(param.shape, value.shape))):
-            raise ValueError('%s: Parameter %s must have the shape %s (saw: %s)' % (
-                path, name, param.shape, value.shape))
+            raise ValueError(f'{path}: Parameter {name} must have the shape {param.shape} (saw: {value.shape})')
         if np.dtype(param.dtype) != value.dtype:
-            raise ValueError('%s: Parameter %s must be %s (saw: %s)' % (path, name, np.dtype(param.dtype), value.dtype))
+            raise ValueError(f'{path}: Parameter {name} must be {np.dtype(param.dtype)} (saw: {value.dtype})')
         if each is not None and (each.shape[1:] != value.shape or each.dtype != value.dtype):
-            raise ValueError('%s: Parameter %s must be %s, %s on each context (saw: %s, %s)' % (
-                path, name, value.dtype, value.shape, each.dtype, each.shape[1:]))
+            raise ValueError(f'{path}: Parameter {name} must be {value.dtype}, {value.shape} on each context (saw: {each.dtype}, {each.shape[1:]})')
         found.append(Loaded(param, value, each))
     return found
 

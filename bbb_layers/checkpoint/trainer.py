@@ -124,25 +124,25 @@ def _check_names(path, places, meta, per_parameter):
     """ValueError if a file has other Parameters than the Trainer."""
     missing = sorted(set(meta['states']).union(meta['counts'], per_parameter) - set(places))
     if missing:
-        raise ValueError('%s: trainer must have the Parameters that it had (saw: none for %s)' % (
+        raise ValueError('{}: trainer must have the Parameters that it had (saw: none for {})'.format(
             path, ', '.join(missing)))
     more = sorted(set(places) - set(per_parameter)) if per_parameter else []
     if more:
-        raise ValueError('%s: trainer must have the Parameters that it had, and no others (saw: also %s)' % (
+        raise ValueError('{}: trainer must have the Parameters that it had, and no others (saw: also {})'.format(
             path, ', '.join(more)))
 
 
 def _check_multipliers(path, name, saved):
     for attribute in ('lr_mult', 'wd_mult'):
-        check_finite('%s: %s of %s' % (path, attribute, name), saved[attribute])
+        check_finite(f'{path}: {attribute} of {name}', saved[attribute])
     if not is_one_of(saved['grad_req'], ('write', 'add', 'null')):
-        raise ValueError("%s: grad_req of %s must be 'write', 'add' or 'null' (saw: %r)" % (
+        raise ValueError("{}: grad_req of {} must be 'write', 'add' or 'null' (saw: {!r})".format(
             path, name, saved['grad_req']))
 
 
 def _count(path, name, count):
     if not isinstance(count, int) or count < 0:
-        raise ValueError('%s: the count of %s must be a whole number of at least 0 (saw: %r)' % (path, name, count))
+        raise ValueError(f'{path}: the count of {name} must be a whole number of at least 0 (saw: {count!r})')
     return count
 
 
@@ -160,15 +160,12 @@ def _unpack_state(path, param, optimizer, state, like, arrays):
     if state is None and like is None:
         return None
     if not isinstance(state, str) or not isinstance(like, ndarray.NDArray):
-        raise ValueError('%s: the states of Parameter %s must be those of %s (saw: %r)' % (
-            path, param.name, type(optimizer).__name__, state))
+        raise ValueError(f'{path}: the states of Parameter {param.name} must be those of {type(optimizer).__name__} (saw: {state!r})')
     array = arrays[state]
     if array.shape != like.shape:
-        raise ValueError('%s: the states of Parameter %s must have the shape %s (saw: %s)' % (
-            path, param.name, like.shape, array.shape))
+        raise ValueError(f'{path}: the states of Parameter {param.name} must have the shape {like.shape} (saw: {array.shape})')
     if array.dtype != like.dtype:
-        raise ValueError('%s: the states of Parameter %s must be %s (saw: %s)' % (
-            path, param.name, np.dtype(like.dtype), array.dtype))
+        raise ValueError(f'{path}: the states of Parameter {param.name} must be {np.dtype(like.dtype)} (saw: {array.dtype})')
     return ndarray.array(array, dtype=array.dtype)
 
 
@@ -188,15 +185,15 @@ def _changed(path, what, thing, saved):
     if saved is None and thing is None:
         return {}
     if saved is None or thing is None:
-        raise ValueError('%s: the optimizer must have a %s exactly if it had one (saw: %r)' % (path, what, thing))
+        raise ValueError(f'{path}: the optimizer must have a {what} exactly if it had one (saw: {thing!r})')
     _check_class(path, what, thing, saved)
     own, has, settings, changed = attributes(thing), getattr(thing, '__dict__', {}), _settings(thing), {}
     for name, value in saved['attributes'].items():
         if name == STEP or name in MEANS or (name in own and same(own[name], value)):
             continue
         if name in settings:
-            raise ValueError('%s: %s of the %s must be %r, as it was (saw: %r); make the Trainer as it was made, and '
-                             'change it after loading' % (path, name, what, value, has.get(name)))
+            raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {has.get(name)!r}); make the Trainer as it was made, and '
+                             'change it after loading')
         changed[name] = _as_kind_of(path, what, name, has.get(name), value)
     return changed
 
@@ -211,8 +208,8 @@ def _check_class(path, what, thing, saved):
     # The first format has the name of an optimizer's class alone, and none of a schedule's.
     if kind in [None] + [cls.__name__ for cls in classes] and known.keys() <= getattr(thing, '__dict__', {}).keys():
         return
-    raise ValueError('%s: the %s must be %s, as it was (saw: %s)' % (
-        path, what, kind or 'one with %s' % ', '.join(sorted(known)), class_name(type(thing))))
+    raise ValueError('{}: the {} must be {}, as it was (saw: {})'.format(
+        path, what, kind or 'one with {}'.format(', '.join(sorted(known))), class_name(type(thing))))
 
 
 def _settings(thing):
@@ -228,7 +225,7 @@ def _as_kind_of(path, what, name, had, value):
     if value is None:
         return None
     if isinstance(had, numbers.Real):
-        check_finite('%s: %s of the %s' % (path, name, what), value)
+        check_finite(f'{path}: {name} of the {what}', value)
     if isinstance(had, (tuple, np.generic)):
         return type(had)(value)
     if isinstance(had, dict) and isinstance(value, dict):

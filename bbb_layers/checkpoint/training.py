@@ -126,11 +126,10 @@ def load_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None,
         with _unchanged_if_refused(trainer, net, loss):
             changes, facts = _changes(path, net, trainer, loss, meta, arrays), meta['facts']
             if not isinstance(facts, dict):
-                raise TypeError('facts are %r' % (facts,))
+                raise TypeError(f'facts are {facts!r}')
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         # It is whole, but some other program's, or another version's.
-        raise ValueError('%s: must hold what save_checkpoint writes (saw: %s: %s)' % (
-            path, type(error).__name__, error)) from None
+        raise ValueError(f'{path}: must hold what save_checkpoint writes (saw: {type(error).__name__}: {error})') from None
     for change in changes:
         change()
     return facts
@@ -142,14 +141,14 @@ def _changes(path, net, trainer, loss, meta, arrays):
     changes: List[Callable[[], Any]] = []
     for name, value in (('loss', loss), ('trainer', trainer)):
         if value is not None and name not in meta:
-            raise ValueError('%s: must hold the states of %s, which was not saved' % (path, name))
+            raise ValueError(f'{path}: must hold the states of {name}, which was not saved')
     if loss is not None or trainer is not None:
         _check_priors(path, net, meta.get('priors', {}))
     if loss is not None:
         params += parameters.unpack(path, 'loss', loss, meta['loss'], arrays)
         _check_loss(path, loss, meta)
         if meta['kl_weight'] is not None:
-            kl_weight = check_not_negative('%s: kl_weight' % path, meta['kl_weight'])
+            kl_weight = check_not_negative(f'{path}: kl_weight', meta['kl_weight'])
             changes.append(partial(setattr, loss, 'kl_weight', kl_weight))
     if trainer is not None:
         for loaded in params:
@@ -163,8 +162,7 @@ def _check_priors(path, net, saved):
     """ValueError if a Parameter has another prior than it had."""
     for name, prior in parameters.priors_of(net).items():
         if saved.get(name, prior) != prior:
-            raise ValueError('%s: the prior of Parameter %s must be %s, as it was (saw: %s)' % (
-                path, name, saved[name], prior))
+            raise ValueError(f'{path}: the prior of Parameter {name} must be {saved[name]}, as it was (saw: {prior})')
 
 
 def _pack_loss(loss):
@@ -180,7 +178,7 @@ def _check_loss(path, loss, meta):
     # Files of the first format have none of this.
     num_train = getattr(loss, 'num_train', None)
     if meta.get('num_train', num_train) != num_train:
-        raise ValueError('%s: num_train of the loss must be %r, as it was (saw: %r)' % (
+        raise ValueError('{}: num_train of the loss must be {!r}, as it was (saw: {!r})'.format(
             path, meta['num_train'], num_train))
     parts = _parts(loss)
     for what, saved in meta.get('loss_settings', {}).items():
@@ -188,12 +186,11 @@ def _check_loss(path, loss, meta):
             continue
         kind, now = class_name(type(parts[what])), _settings(parts[what])
         if not same_class(saved.get('class', kind), kind):
-            raise ValueError('%s: class of the %s must be %r, as it was (saw: %r)' % (
+            raise ValueError('{}: class of the {} must be {!r}, as it was (saw: {!r})'.format(
                 path, what, saved['class'], kind))
         for name, value in saved.items():
             if name in now and not same(value, now[name]):
-                raise ValueError('%s: %s of the %s must be %r, as it was (saw: %r)' % (
-                    path, name, what, value, now[name]))
+                raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {now[name]!r})')
 
 
 def _parts(loss):
@@ -217,7 +214,7 @@ def _settings(part):
 def _check(net, trainer, loss):
     for name, value, kind in (('net', net, Block), ('trainer', trainer, Trainer), ('loss', loss, Block)):
         if not isinstance(value, kind) and (value is not None or name == 'net'):
-            raise TypeError('%s must be a %s (saw: %r)' % (name, kind.__name__, value))
+            raise TypeError(f'{name} must be a {kind.__name__} (saw: {value!r})')
 
 
 @contextlib.contextmanager
@@ -244,8 +241,8 @@ def _names(trainer, net, loss):
     names = {}
     for prefix, block in (('params', net), ('loss', loss)):
         for name, param in ({} if block is None else block._collect_params_with_prefix()).items():
-            names.setdefault(id(param), '%s/%s' % (prefix, name))
+            names.setdefault(id(param), f'{prefix}/{name}')
     for param in trainer._params:
         if id(param) not in names:
-            raise ValueError('trainer must have Parameters of net and loss alone (saw: Parameter %s)' % param.name)
+            raise ValueError(f'trainer must have Parameters of net and loss alone (saw: Parameter {param.name})')
     return [names[id(param)] for param in trainer._params]

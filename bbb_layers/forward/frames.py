@@ -120,8 +120,8 @@ class Frame:
             self._draws[key] = kind, self._make(request)
         elif self._draws[key][0] is not kind or kind is not Kind.DRAW:
             raise RuntimeError(
-                "Parameter %s is used more than once in one forward, which takes one draw of the weights: give its "
-                "layers estimator='sample'" % rho.mu.name)
+                f"Parameter {rho.mu.name} is used more than once in one forward, which takes one draw of the weights: give its "
+                "layers estimator='sample'")
         return self._draws[key][1]
 
     def _make(self, request):
@@ -161,8 +161,8 @@ def _leave_no_terms(request):
 
 def _drawn_inside(rho):
     return RuntimeError(
-        'Parameter %s is used more than once in one forward, by a block that is hybridized for itself inside one that '
-        'is not, so that its uses would be independent draws. Hybridize the outer block, or none.' % rho.mu.name)
+        f'Parameter {rho.mu.name} is used more than once in one forward, by a block that is hybridized for itself inside one that '
+        'is not, so that its uses would be independent draws. Hybridize the outer block, or none.')
 
 
 def _frames():
@@ -255,15 +255,15 @@ def take_terms(rhos: Iterable[RhoParameter], context: Context) -> Iterator[Dict[
     present = [entry for entry in entries.values() if entry is not None]
     if not present:
         raise RuntimeError(
-            'no KL terms on %s: this network did not run there in train mode under autograd.record(), or it ran '
+            f'no KL terms on {context}: this network did not run there in train mode under autograd.record(), or it ran '
             'again since then in another mode. Call the loss right after each forward, under the same '
             'autograd.record(); if the network has become part of a bigger hybridized block, make the BBBLoss of '
-            'that block' % context)
+            'that block')
     forward = max(entry.forward for entry in present)
     if any(entry.used for entry in present if entry.forward == forward):
         raise RuntimeError(
-            'the KL terms of this forward on %s were already used by a loss, and counting them twice would be wrong. '
-            'Call the loss once, right after each forward' % context)
+            f'the KL terms of this forward on {context} were already used by a loss, and counting them twice would be wrong. '
+            'Call the loss once, right after each forward')
     yield {rho: entry.term if entry is not None and entry.forward == forward else None
            for rho, entry in entries.items()}
     for entry in present:

@@ -69,8 +69,7 @@ class Tap(StaysBehind):
         methods = self._methods()
         for name in methods:
             if name in self.block.__dict__:
-                raise RuntimeError('%s has a %s of its own set on the instance; put it into a class' % (
-                    self.block.name, name))
+                raise RuntimeError(f'{self.block.name} has a {name} of its own set on the instance; put it into a class')
         setattr(self.block, _TAP, self)
         for name, method in methods.items():
             setattr(self.block, name, method)
@@ -254,7 +253,7 @@ def _check_names(block):
     for name, param in block.collect_params().items():
         if name != param.name:
             raise RuntimeError(
-                'Block.load has given Parameter %s of %s the name %s of the network that was saved, so that MXNet '
+                f'Block.load has given Parameter {param.name} of {type(block).__name__} the name {name} of the network that was saved, so that MXNet '
                 'cannot trace the graph which a BBBLoss needs. Make the network with the prefix of the one that was '
                 'saved, such as nn.HybridSequential(prefix=...), before load; or use save_parameters and '
-                'load_parameters, which do not depend on prefixes' % (param.name, type(block).__name__, name))
+                'load_parameters, which do not depend on prefixes')

@@ -13,6 +13,7 @@ from .._mxnet.annotations import Mixin
 from .._mxnet.arrays import classic, gluon_kind, value_of
 from .._mxnet.checks import check_dtype, check_positive, is_one_of
 from .._mxnet.precision import check_casts_first, check_float16
+from .._mxnet.stand_ins import stand_in
 from .._mxnet.tree import copy_block
 from ..forward.draw import Request
 from ..forward.frames import Frame, call_eagerly, current_frame, runs_eagerly
@@ -86,9 +87,8 @@ class BayesBlock(Mixin):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if 'hybrid_forward' in cls.__dict__:
-            raise TypeError('%s must not define hybrid_forward itself, as this would replace the one that draws its '
-                            'weights: define it in a HybridBlock X, and then class %s(BayesBlock, X)' % (
-                                cls.__name__, cls.__name__))
+            raise TypeError(f'{cls.__name__} must not define hybrid_forward itself, as this would replace the one that draws its '
+                            f'weights: define it in a HybridBlock X, and then class {cls.__name__}(BayesBlock, X)')
         check_served(cls)
         # help() shows the Gluon layer's arguments and ours, instead of *args and **kwargs.
         if '__init__' not in cls.__dict__ and issubclass(cls, HybridBlock):
@@ -101,10 +101,10 @@ class BayesBlock(Mixin):
 
     def _configure(self, prior=None, bias_prior=None, initial_sigma=0.05, estimator='sample', kl='auto'):
         if not is_one_of(estimator, self._estimators):
-            raise ValueError('estimator of %s must be one of %s (saw: %r)' % (
+            raise ValueError('estimator of {} must be one of {} (saw: {!r})'.format(
                 type(self).__name__, ', '.join(map(repr, self._estimators)), estimator))
         if not is_one_of(kl, ('auto', 'sample')):
-            raise ValueError("kl must be 'auto' or 'sample' (saw: %r)" % (kl,))
+            raise ValueError(f"kl must be 'auto' or 'sample' (saw: {kl!r})")
         check_prior('prior', prior)
         check_prior('bias_prior', bias_prior)
         self._given_priors = {False: prior, True: prior if bias_prior is None else bias_prior}     # by "is a bias"
@@ -120,13 +120,13 @@ class BayesBlock(Mixin):
         for base in cls.__mro__:
             if not issubclass(base, BayesBlock) and not issubclass(plain, base) and '_bayesian_only' not in vars(base):
                 raise TypeError('a Bayesian layer must derive from BayesBlock and one Gluon layer to be made '
-                                'deterministic (saw: %s, which derives from %s too)' % (cls.__name__, base.__name__))
+                                f'deterministic (saw: {cls.__name__}, which derives from {base.__name__} too)')
             if issubclass(base, BayesBlock) and '_undone_in_plain' not in vars(base):
                 for name in vars(base):
                     if callable(getattr(plain, name, None)) and name not in ('__init__', '__repr__', '__class__'):
                         raise TypeError('a Bayesian layer must leave the methods of its Gluon layer alone to be made '
-                                        'deterministic: put them into a layer X, and then class %s(BayesBlock, X) '
-                                        '(saw: %s.%s)' % (cls.__name__, base.__name__, name))
+                                        f'deterministic: put them into a layer X, and then class {cls.__name__}(BayesBlock, X) '
+                                        f'(saw: {base.__name__}.{name})')
         return plain
 
     @classmethod
@@ -178,7 +178,7 @@ class BayesBlock(Mixin):
         self._check_dtype(mu.dtype, [mu])
         if mu._grad_stype != 'default' or mu._stype != 'default':
             raise ValueError('a Bayesian layer must have dense gradients, since its KL divergence reaches every weight '
-                             '(saw: Parameter %s with grad_stype %r)' % (mu.name, mu._grad_stype))
+                             f'(saw: Parameter {mu.name} with grad_stype {mu._grad_stype!r})')
         is_bias = name.endswith('bias')
         prior = self._given_priors[is_bias]
         rho = getattr(mu, '_rho', None)      # from a layer this one shares its Parameters with
@@ -188,10 +188,9 @@ class BayesBlock(Mixin):
             mu._rho = rho
         self.params._params[rho.name] = rho
         if prior is not None and prior != rho.prior:
-            raise ValueError('prior must be that of the layer which shares Parameter %s, %r (saw: %r)' % (
-                mu.name, rho.prior, prior))
+            raise ValueError(f'prior must be that of the layer which shares Parameter {mu.name}, {rho.prior!r} (saw: {prior!r})')
         if self._sampled_kl and not rho.sampled_kl:
-            raise ValueError("kl must be that of the layer which shares Parameter %s, 'auto' (saw: 'sample')" % mu.name)
+            raise ValueError(f"kl must be that of the layer which shares Parameter {mu.name}, 'auto' (saw: 'sample')")
         self._rhos[name] = rho
         rho.record.owners.add(self)
         setattr(self, name + '_rho', rho)
@@ -200,13 +199,13 @@ class BayesBlock(Mixin):
     def _add_prior_parameters(self, name):
         for prior_name, param in self._rhos[name].prior_parameters.items():
             self.params._params[param.name] = param
-            setattr(self, '%s_%s' % (name, prior_name), param)
+            setattr(self, f'{name}_{prior_name}', param)
 
     def _remove_prior_parameters(self, name):
         for prior_name, param in self._rhos[name].prior_parameters.items():
             self.params._params.pop(param.name, None)
-            self._reg_params.pop('%s_%s' % (name, prior_name))
-            delattr(self, '%s_%s' % (name, prior_name))
+            self._reg_params.pop(f'{name}_{prior_name}')
+            delattr(self, f'{name}_{prior_name}')
 
     def _collect_params_with_prefix(self, prefix=''):
         if super()._collect_params_with_prefix.__func__ is Block._collect_params_with_prefix:
@@ -216,8 +215,7 @@ class BayesBlock(Mixin):
         for name, rho in self._rhos.items():
             ours[name] = ['_rho'] + ['_' + prior_name for prior_name in rho.prior_parameters]
         hidden = {name + ending for name, endings in ours.items() for ending in endings}
-        plain = object.__new__(_gluon_layer(type(self)))
-        plain.__dict__.update(self.__dict__, _reg_params={
+        plain = stand_in(self, _gluon_layer(type(self)), _reg_params={
             name: param for name, param in self._reg_params.items() if name not in hidden})
         attributes = {self._reg_params[name]: name for name in ours}
         found = {}
@@ -241,7 +239,7 @@ class BayesBlock(Mixin):
     def hybrid_forward(self, F, x, *args, **params):
         values: Dict[str, Tuple[Any, Any, Any]] = {
             name: classic((params.pop(name), params.pop(name + '_rho'),
-                           {prior_name: params.pop('%s_%s' % (name, prior_name))
+                           {prior_name: params.pop(f'{name}_{prior_name}')
                             for prior_name in rho.prior_parameters}))
             for name, rho in self._rhos.items()}
         if F is ndarray and not autograd.is_training():
@@ -309,13 +307,13 @@ class BayesBlock(Mixin):
 
     def __repr__(self):
         base = super().__repr__()
-        ours = 'prior=%r' % self.prior
+        ours = f'prior={self.prior!r}'
         for name, prior in self.priors.items():
             if prior != self.prior:
-                ours += ', %s_prior=%r' % (name, prior)
+                ours += f', {name}_prior={prior!r}'
         if self._estimator != 'sample':
-            ours += ', estimator=%r' % self._estimator
-        return '%s, %s)' % (base[:-1], ours) if base.endswith(')') else base
+            ours += f', estimator={self._estimator!r}'
+        return f'{base[:-1]}, {ours})' if base.endswith(')') else base
 
 
 #: The names that a Bayesian layer has beside those of all Gluon blocks.
@@ -359,28 +357,26 @@ def check_served(cls: type) -> None:
         return
     layer, name = blocks[0], cls.__name__
     if issubclass(cls, BayesBlock) and cls.__mro__.index(layer) < cls.__mro__.index(BayesBlock):
-        raise TypeError('BayesBlock must come before the Gluon block that it makes Bayesian: class %s(BayesBlock, %s) '
-                        '(saw: %s before it)' % (name, layer.__name__, layer.__name__))
+        raise TypeError(f'BayesBlock must come before the Gluon block that it makes Bayesian: class {name}(BayesBlock, {layer.__name__}) '
+                        f'(saw: {layer.__name__} before it)')
     advice = ('let it be a HybridBlock whose hybrid_forward takes its Parameters as arguments, and then class '
-              '%s(BayesBlock, %s)' % (name, layer.__name__))
+              f'{name}(BayesBlock, {layer.__name__})')
     if not issubclass(layer, HybridBlock):
         raise TypeError('a Bayesian layer must derive from a HybridBlock, whose hybrid_forward is handed the weights '
-                        'that are drawn (saw: %s, which derives from %s): %s' % (name, layer.__name__, advice))
+                        f'that are drawn (saw: {name}, which derives from {layer.__name__}): {advice}')
     own = cls.__mro__[:cls.__mro__.index(HybridBlock)]      # what the base of all of Gluon's does is known
     if not any('hybrid_forward' in vars(base) for base in own if base in blocks):
         raise TypeError('a Bayesian layer must have a hybrid_forward, which is handed the weights that are drawn '
-                        '(saw: %s, which derives from %s): %s' % (name, layer.__name__, advice))
+                        f'(saw: {name}, which derives from {layer.__name__}): {advice}')
     for base in own:
         taken = RESERVED.intersection(vars(base)) if base in blocks else ()
         if taken:
-            raise TypeError('a Bayesian layer must have its own %s, which would replace that of the Gluon block it '
-                            'derives from: give that another name (saw: %s.%s)' % (
-                                min(taken), base.__name__, min(taken)))
+            raise TypeError(f'a Bayesian layer must have its own {min(taken)}, which would replace that of the Gluon block it '
+                            f'derives from: give that another name (saw: {base.__name__}.{min(taken)})')
         for method in ('__call__', 'forward'):
             if method in vars(base) and not _mentions(vars(base)[method], ('super', method, 'hybrid_forward')):
                 raise TypeError('a Bayesian layer must compute its output in hybrid_forward, which is handed the '
-                                'weights that are drawn (saw: %s.%s, which never gets there): %s' % (
-                                    base.__name__, method, advice))
+                                f'weights that are drawn (saw: {base.__name__}.{method}, which never gets there): {advice}')
 
 
 def _mentions(function, names):

@@ -8,23 +8,13 @@ import numpy as np
 from mxnet.gluon import nn
 
 from .._mxnet.arrays import classic, gluon_kind
+from .._mxnet.stand_ins import stand_in
 from .block import BayesBlock
 from .estimators import ESTIMATORS
 from .transposed import TransposedByConvolution
 
 __all__ = ['BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv1DTranspose', 'BayesConv2DTranspose',
            'BayesConv3DTranspose', 'BayesEmbedding']
-
-
-class _WithoutActivation(object):
-    """A layer as its own ``hybrid_forward`` sees it, but without activation: a linear map."""
-    act = None
-
-    def __init__(self, layer):
-        self._layer = layer
-
-    def __getattr__(self, name):
-        return getattr(self._layer, name)
 
 
 class BayesLinear(BayesBlock):
@@ -37,14 +27,15 @@ class BayesLinear(BayesBlock):
     def _check_dtype(self, dtype, params):
         super()._check_dtype(dtype, params)
         if self._estimator == 'local' and np.dtype(dtype) == np.float16:
-            raise ValueError("estimator of %s must be 'sample' or 'flipout' in float16, which has not the range for "
-                             "the variances of 'local' (saw: 'local' for %s)" % (type(self).__name__, self.name))
+            raise ValueError(f"estimator of {type(self).__name__} must be 'sample' or 'flipout' in float16, which has not the range for "
+                             f"the variances of 'local' (saw: 'local' for {self.name})")
 
     def _estimate(self, F, take, x, **params):
-        operator = super(BayesBlock, self).hybrid_forward.__func__
+        # The layer as its Gluon class sees it, but without activation: a linear map.
+        operator = super(BayesBlock, stand_in(self, act=None)).hybrid_forward
 
         def linear(x, weights):
-            return classic(operator(_WithoutActivation(self), F, gluon_kind(x), **dict(params, **gluon_kind(weights))))
+            return classic(operator(F, gluon_kind(x), **dict(params, **gluon_kind(weights))))
 
         output = gluon_kind(ESTIMATORS[self._estimator](F, classic(x), linear, take, self._example_shape))
         return output if self.act is None else self.act(output)
@@ -132,9 +123,9 @@ class _BayesTransposed(_BayesConv):
         if np.dtype(dtype) == np.float64 and any(
                 kernel > 1 and stride > 1 and dilate > 1 for kernel, stride, dilate in zip(
                     *(self._kwargs[name] for name in ('kernel', 'stride', 'dilate')))):
-            raise ValueError("dtype of %s must be float32 where both strides and dilation are above 1, since MXNet "
+            raise ValueError("dtype of {} must be float32 where both strides and dilation are above 1, since MXNet "
                              "1.9.1's layer, which predict and to_deterministic run, has wrong outputs in float64 "
-                             '(saw: strides=%s, dilation=%s)' % (
+                             '(saw: strides={}, dilation={})'.format(
                                  type(self).__name__, self._kwargs['stride'], self._kwargs['dilate']))
 
 

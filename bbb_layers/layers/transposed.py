@@ -26,13 +26,12 @@ class TransposedByConvolution(Mixin):
     _bayesian_only = True       # a deterministic layer has no use for it
 
     def __init__(self, *args, **kwargs):
-        super(TransposedByConvolution, self).__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)
         strides, output_padding, layout = (self._kwargs[name] for name in ('stride', 'adj', 'layout'))
         if not all(0 <= adj < stride for adj, stride in zip(output_padding, strides)):
-            raise ValueError('output_padding must be below strides, %s, and not negative (saw: %s)' % (
-                strides, output_padding))
+            raise ValueError(f'output_padding must be below strides, {strides}, and not negative (saw: {output_padding})')
         if not layout.startswith('NC'):
-            raise ValueError("layout must start with 'NC' (saw: %r)" % layout)
+            raise ValueError(f"layout must start with 'NC' (saw: {layout!r})")
 
     def hybrid_forward(self, F, x, weight, bias=None):
         x, weight, bias = classic((x, weight, bias))

@@ -22,7 +22,7 @@ __all__ = ['available', 'operator', 'floats', 'instruction_set']
 _LOGGER = logging.getLogger('bbb_layers')
 
 
-class _State(object):
+class _State:
     """What is known of the library in this process: ``available`` is None until someone asks."""
     available: Optional[bool] = None
     path: Optional[str] = None

@@ -56,7 +56,7 @@ def _run(command, **kwargs):
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True, errors='replace', timeout=_SECONDS, **kwargs)
     if done.returncode:
-        raise BuildError('%s failed: %s' % (command[0], done.stdout.strip()[-1000:]))
+        raise BuildError(f'{command[0]} failed: {done.stdout.strip()[-1000:]}')
     return done.stdout
 
 
@@ -76,7 +76,7 @@ def _includes():
     files = [include / 'mxnet' / 'lib_api.h', package / 'src' / 'lib_api.cc']
     for file in files:
         if not file.is_file():
-            raise BuildError('this MXNet comes without %s' % file)
+            raise BuildError(f'this MXNet comes without {file}')
     return ['-I', str(include), '-iquote', str(package), '-iquote', str(_SOURCES)], files
 
 
@@ -138,7 +138,7 @@ def library():
     """
     compiler, version = _compiler()
     includes, files = _includes()
-    target = cache_folder() / ('native-%s.so' % _key(compiler, version, includes, files))
+    target = cache_folder() / (f'native-{_key(compiler, version, includes, files)}.so')
     if not (target.is_file() and _sealed(target.read_bytes())):
         _compile(compiler, version, includes, target)
     return target

@@ -94,18 +94,18 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
     2020, section 3.
     """
     if not isinstance(net, Block):
-        raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+        raise TypeError(f'net must be a Gluon block (saw: {net!r})')
     for name, value in (('prior', prior), ('bias_prior', bias_prior)):
         check_prior(name, value)
     if where is not None and not callable(where):
-        raise TypeError('where must be a function of name and layer (saw: %r)' % (where,))
+        raise TypeError(f'where must be a function of name and layer (saw: {where!r})')
     sigma = check_positive('sigma', sigma)
     if fraction is not None:
         fraction, floor = check_positive('fraction', fraction), check_positive('floor', floor)
         if bias_prior is not None and prior is None:
             raise ValueError('bias_prior needs a prior with fraction, which else sets all priors (saw: prior=None)')
     if not is_one_of(estimator, linear.BayesLinear._estimators):
-        raise ValueError('estimator must be one of %s (saw: %r)' % (
+        raise ValueError('estimator must be one of {} (saw: {!r})'.format(
             ', '.join(map(repr, linear.BayesLinear._estimators)), estimator))
     chosen, plain = {}, []
     for path, block in walk_with_paths(net):
@@ -116,10 +116,10 @@ def to_bayesian(net: Block, prior: Optional[Prior] = None, bias_prior: Optional[
             if cls is not None:
                 chosen[block] = cls
             if weights:
-                plain.append('%s (%s: %s)' % (path or 'net itself', type(block).__name__, _listed(weights, ', ', 3)))
+                plain.append('{} ({}: {})'.format(path or 'net itself', type(block).__name__, _listed(weights, ', ', 3)))
     if not chosen:
         saw = 'a network that is Bayesian already' if posterior_parameters(net) else repr(net)
-        raise ValueError('net must hold at least one layer to become Bayesian, such as nn.Dense (saw: %s)' % saw)
+        raise ValueError(f'net must hold at least one layer to become Bayesian, such as nn.Dense (saw: {saw})')
     _check_weights(net, chosen)
     memo = {}
     new = copy_block(net, memo)
@@ -149,12 +149,11 @@ def _check_weights(net, chosen):
     params = {param for block in chosen for param in block._reg_params.values()}
     for param in params:
         if not np.isfinite(value_of(param).copy().asnumpy()).all():
-            raise ValueError('Parameter %s must be finite (saw: NaN or infinite values)' % param.name)
+            raise ValueError(f'Parameter {param.name} must be finite (saw: NaN or infinite values)')
     for block in walk(net):
         for param in own_parameters(block):
             if block not in chosen and param in params:
-                raise ValueError('where must choose all layers that share Parameter %s, or none (saw: not %s)' % (
-                    param.name, block.name))
+                raise ValueError(f'where must choose all layers that share Parameter {param.name}, or none (saw: not {block.name})')
 
 
 def _set_fraction(blocks, net, fraction, floor, set_priors):

@@ -65,15 +65,15 @@ class PosteriorSummary:
             With a posterior; without, but learnable; without, and not learnable.
         """
         if kind not in _KINDS:
-            raise ValueError('kind must be one of %s (saw: %r)' % (', '.join(map(repr, _KINDS)), kind))
+            raise ValueError('kind must be one of {} (saw: {!r})'.format(', '.join(map(repr, _KINDS)), kind))
         return sum(row.size or 0 for row in self.rows if row.kind == kind)
 
     def __str__(self):
         table = [('Parameter', 'layer', 'shape', 'weights', 'posterior')]
         for row in self.rows:
             shape = 'x'.join(str(size) if size > 0 else '?' for size in row.shape) if row.shape is not None else '?'
-            table.append((row.name, row.layer, shape, '?' if row.size is None else '{:,}'.format(row.size),
-                          {'posterior': 'prior %r' % row.prior, 'plain': 'none', 'constant': 'none, no gradient'}[
+            table.append((row.name, row.layer, shape, '?' if row.size is None else f'{row.size:,}',
+                          {'posterior': f'prior {row.prior!r}', 'plain': 'none', 'constant': 'none, no gradient'}[
                               row.kind]))
         widths = [max(len(line[column]) for line in table) for column in range(5)]
         lines = ['  '.join(text.rjust(width) if column == 3 else text.ljust(width)
@@ -84,12 +84,12 @@ class PosteriorSummary:
             rows = [row for row in self.rows if row.kind == kind]
             unknown = sum(row.size is None for row in rows)
             lines.append('%s: %s weights in %d Parameter%s%s' % (
-                text, '{:,}'.format(self.count(kind)), len(rows), 's' * (len(rows) != 1),
+                text, f'{self.count(kind):,}', len(rows), 's' * (len(rows) != 1),
                 ', %d of unknown shape' % unknown if unknown else ''))
         return '\n'.join(lines)
 
     def __repr__(self):
-        return 'PosteriorSummary(%s)' % ', '.join('%s=%d' % (kind, self.count(kind)) for kind in _KINDS)
+        return 'PosteriorSummary({})'.format(', '.join('%s=%d' % (kind, self.count(kind)) for kind in _KINDS))
 
 
 _KINDS = {'posterior': 'With a posterior', 'plain': 'Without, learnable', 'constant': 'Without, no gradient'}
@@ -118,7 +118,7 @@ def posterior_summary(net: Block) -> PosteriorSummary:
         If ``net`` is no block.
     """
     if not isinstance(net, Block):
-        raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+        raise TypeError(f'net must be a Gluon block (saw: {net!r})')
     rows, seen = [], set()
     for path, block in walk_with_paths(net):
         rhos = getattr(block, '_rhos', {})
@@ -129,7 +129,7 @@ def posterior_summary(net: Block) -> PosteriorSummary:
             rho = rhos.get(name)
             known = param.shape is not None and shape_is_known(param.shape)
             rows.append(SummaryRow(
-                '%s.%s' % (path, name) if path and name in block._reg_params else name, type(block).__name__,
+                f'{path}.{name}' if path and name in block._reg_params else name, type(block).__name__,
                 param.shape, math.prod(param.shape) if known else None, rho and rho.prior,
                 rho is not None or param.grad_req != 'null'))
     summary = PosteriorSummary(rows)

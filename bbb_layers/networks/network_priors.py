@@ -43,8 +43,7 @@ def set_prior(net: Block, prior: Prior, bias_prior: Optional[Prior] = None) -> N
         raise TypeError('prior must be an instance of Prior (saw: None)')
     check_prior('prior', prior)
     check_prior('bias_prior', bias_prior)
-    replace_priors(net, {rho: bias_prior if bias_prior is not None and rho.is_bias else prior
-                   for rho in bayesian(net)})
+    replace_priors(net, {rho: prior if bias_prior is None or not rho.is_bias else bias_prior for rho in bayesian(net)})
 
 
 def posterior_as_prior(net: Block) -> Block:
@@ -90,11 +89,10 @@ def replace_priors(net, priors):
     blocks = set(walk(net))
     for rho, prior in priors.items():
         if rho.mu._trainer is not None:
-            raise RuntimeError('a prior must be set before the Trainer is made (saw: Parameter %s with one)' % (
-                rho.mu.name))
+            raise RuntimeError(f'a prior must be set before the Trainer is made (saw: Parameter {rho.mu.name} with one)')
         for owner in set(rho.record.owners) - blocks:
-            raise ValueError('net must hold all layers that share Parameter %s, whose prior is set (saw: a net without '
-                             '%r)' % (rho.mu.name, owner))
+            raise ValueError(f'net must hold all layers that share Parameter {rho.mu.name}, whose prior is set (saw: a net without '
+                             f'{owner!r})')
         rho.check_prior(prior)
     layers = [(block, name) for block in walk(net) for name, rho in getattr(block, '_rhos', {}).items()
               if rho in priors]

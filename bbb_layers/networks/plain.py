@@ -71,7 +71,7 @@ def draw(net: Block) -> Block:
     return plain.net
 
 
-class PlainCopy(object):
+class PlainCopy:
     """A copy of a network without Bayesian layers, whose weights can be set again and again.
 
     Attributes
@@ -84,8 +84,7 @@ class PlainCopy(object):
         rhos = bayesian(net)
         for block in walk(net):
             if hasattr(block, '_draws'):
-                raise TypeError('net must be the network itself (saw: %s, which draws by itself)' % (
-                    type(block).__name__))
+                raise TypeError(f'net must be the network itself (saw: {type(block).__name__}, which draws by itself)')
         for rho in rhos:
             check_posterior(rho)
         layers = [block for block in walk(net) if hasattr(block, '_rhos')]
@@ -105,8 +104,24 @@ class PlainCopy(object):
         """Set the weights to the posterior means."""
         self._set(lambda rho, mu_value, rho_value: gaussian.mean(mu_value, rho_value))
 
-    def set_draw(self, generator=None):
-        """Set the weights to a draw: by MXNet's random numbers, or from a numpy Generator."""
+    def set_draw(self):
+        """Set the weights to a draw by MXNet's random numbers."""
+        self._set_draw(None)
+
+    def draws(self, count, seed=None):
+        """Set the weights to one draw after the other; yields the number of each, from 0.
+
+        Parameters
+        ----------
+        count : int
+        seed : int, optional
+            By which numpy makes the draws, the same ones each time. Without it MXNet's random numbers make them.
+        """
+        for number in range(count):
+            self._set_draw(None if seed is None else np.random.Generator(np.random.SFC64([seed, number])))
+            yield number
+
+    def _set_draw(self, generator):
         if self._mixed:
             raise ValueError('net must not share Parameter %s, which is drawn, with a layer that is not Bayesian '
                              '(saw: %r)' % (self._mixed[0].name, self._mixed[1]))
@@ -131,4 +146,4 @@ def check_posterior(rho):
         # Not asnumpy: to copy a large array MXNet starts threads of the caller's, and with more threads than processors
         # OpenMP's wait less eagerly for work, so that all later operators would be slower.
         if (values * 0).sum().asscalar() != 0:
-            raise ValueError('%s of Parameter %s must be finite (saw: NaN or infinite ones)' % (name, rho.mu.name))
+            raise ValueError(f'{name} of Parameter {rho.mu.name} must be finite (saw: NaN or infinite ones)')

@@ -82,8 +82,7 @@ def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
         If ``net`` is not initialized yet.
     """
     if (fraction is None) == (threshold is None):
-        raise TypeError('prune takes either fraction or threshold (saw: fraction=%r, threshold=%r)' % (
-            fraction, threshold))
+        raise TypeError(f'prune takes either fraction or threshold (saw: fraction={fraction!r}, threshold={threshold!r})')
     ranks = _Ranks(net)
     if threshold is not None:
         threshold = check_not_negative('threshold', threshold)
@@ -129,7 +128,7 @@ def pruning_curve(net: Block, fractions: Iterable[float], evaluate: Callable[[Bl
     return values
 
 
-class _Ranks(object):
+class _Ranks:
     """The signal-to-noise ratios of all weights of a network, one after the other; -1 where pruned."""
 
     def __init__(self, net):
@@ -150,9 +149,9 @@ class _Ranks(object):
         for block, share in fraction.items():
             rhos = bayesian(block)
             if not all(rho in self.slices for rho in rhos):
-                raise ValueError('fraction must be of parts of net (saw: %r)' % (block,))
+                raise ValueError(f'fraction must be of parts of net (saw: {block!r})')
             if not seen.isdisjoint(rhos):
-                raise ValueError('fraction must be of parts that share no Parameter (saw: %r, again)' % (block,))
+                raise ValueError(f'fraction must be of parts that share no Parameter (saw: {block!r}, again)')
             seen.update(rhos)
             parts.append((np.concatenate([np.arange(self.everything.size)[self.slices[rho]] for rho in rhos]),
                           check_fraction('fraction', share, closed=True)))
@@ -188,6 +187,6 @@ def _ratios(net):
     for rho in bayesian(net):
         mu, sigma = (value.asnumpy() for value in gaussian.moments(value_of(rho.mu), value_of(rho)))
         if np.isnan(mu).any() or np.isnan(sigma).any():
-            raise ValueError('Parameters %s and %s must not be NaN' % (rho.mu.name, rho.name))
+            raise ValueError(f'Parameters {rho.mu.name} and {rho.name} must not be NaN')
         ratios[rho] = np.divide(abs(mu), sigma, out=np.zeros_like(mu), where=sigma > 0)
     return ratios

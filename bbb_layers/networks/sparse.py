@@ -36,15 +36,15 @@ class CSRParameter(Parameter):
         return self._check_and_get(self._data, list)
 
     def set_data(self, data):
-        super(CSRParameter, self).set_data(data.tostype('csr'))
+        super().set_data(data.tostype('csr'))
         self._finish_deferred_init()    # a forward would infer the shape first, which fails
 
     def _load_init(self, data, *args, **kwargs):
         if data.stype == 'csr' and not _is_valid(data):
             # MXNet's product would read whatever memory the indices point to.
-            raise ValueError('Parameter %s must be a valid CSR matrix, which the file does not hold (saw: indices '
-                             'outside %s)' % (self.name, data.shape))
-        super(CSRParameter, self)._load_init(data, *args, **kwargs)
+            raise ValueError(f'Parameter {self.name} must be a valid CSR matrix, which the file does not hold (saw: indices '
+                             f'outside {data.shape})')
+        super()._load_init(data, *args, **kwargs)
 
     def _reduce(self):
         return self.list_data()[0].copyto(cpu())
@@ -57,7 +57,7 @@ class CSRParameter(Parameter):
                 data = ndarray.zeros(self.shape, dtype=self.dtype, ctx=cpu())
                 initializer.create(default_init)(initializer.InitDesc(self.name, {'__init__': init}), data)
                 self._deferred_init = init, ctx, default_init, data.tostype('csr')
-        super(CSRParameter, self)._finish_deferred_init()
+        super()._finish_deferred_init()
 
 
 def _check_kind():
@@ -138,19 +138,19 @@ class SparseDense(nn.Dense):
                  **kwargs: Any):
         _check_kind()
         check_dtype('a sparse layer', dtype)
-        super(SparseDense, self).__init__(
+        super().__init__(
             units, activation=activation, use_bias=use_bias, flatten=flatten, dtype=dtype,
             weight_initializer=weight_initializer, bias_initializer=bias_initializer, in_units=in_units, **kwargs)
         if isinstance(self.weight, CSRParameter):
             return
         if self.params._shared is not None and self.weight.name in self.params._shared.keys():
-            raise ValueError('params must be those of another SparseDense (saw: %s, which is dense)' % self.weight)
+            raise ValueError(f'params must be those of another SparseDense (saw: {self.weight}, which is dense)')
         make_csr(self.weight)
 
     def hybrid_forward(self, F, x, weight, bias=None):
         if F is symbol and not shape_is_known(self.weight.shape):
-            raise ValueError('in_units of %s must be known before it runs, as MXNet does not infer the shape of a '
-                             'sparse weight: give it, or load the parameters (saw: %s)' % (self.name, self._in_units))
+            raise ValueError(f'in_units of {self.name} must be known before it runs, as MXNet does not infer the shape of a '
+                             f'sparse weight: give it, or load the parameters (saw: {self._in_units})')
         # MXNet's product is fast only with the sparse operand first, hence on examples as columns.
         if F is symbol and x.attr(_MARK):
             columns = x.get_children()[0]
@@ -204,7 +204,7 @@ def to_sparse(net: Block) -> Block:
         If ``net`` is not initialized yet, or under ``npx.set_np()``.
     """
     if not isinstance(net, Block):
-        raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+        raise TypeError(f'net must be a Gluon block (saw: {net!r})')
     _check_kind()
     for layer in _dense_layers(net):
         check_dtype('a sparse layer', layer.weight.dtype)
@@ -215,7 +215,7 @@ def to_sparse(net: Block) -> Block:
     layers = _dense_layers(new)
     if not layers:
         raise ValueError('net must hold at least one Dense layer whose weight no layer of another kind shares '
-                         '(saw: %r)' % (net,))
+                         f'(saw: {net!r})')
     for layer in layers:
         # In place: attributes, lists and other blocks may refer to the layer and to its weight.
         layer.__class__ = SparseDense

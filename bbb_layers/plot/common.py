@@ -20,7 +20,7 @@ def axes(ax: Optional[Axes]) -> Axes:
     if ax is None:
         return pyplot.subplots(layout='constrained')[1]
     if not isinstance(ax, Axes):
-        raise TypeError('ax must be a matplotlib Axes (saw: %r)' % (ax,))
+        raise TypeError(f'ax must be a matplotlib Axes (saw: {ax!r})')
     return ax
 
 
@@ -47,7 +47,7 @@ def array(name: str, values: Any) -> np.ndarray:
             values = [getattr(value, 'asnumpy', lambda value=value: value)() for value in values]
         return np.asarray(values.asnumpy() if hasattr(values, 'asnumpy') else values, dtype='float64')
     except (TypeError, ValueError):
-        raise TypeError('%s must be an array of numbers (saw: %s)' % (name, reprlib.repr(values))) from None
+        raise TypeError(f'{name} must be an array of numbers (saw: {reprlib.repr(values)})') from None
 
 
 def vector(name: str, values: Any, what: str, per: str, other: Optional[str] = None,
@@ -57,23 +57,22 @@ def vector(name: str, values: Any, what: str, per: str, other: Optional[str] = N
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1 or not values.size:
-        raise ValueError('%s must be one %s per %s, shape (%ss,) (saw: shape %r)' % (
-            name, what, per, per, values.shape))
+        raise ValueError(f'{name} must be one {what} per {per}, shape ({per}s,) (saw: shape {values.shape!r})')
     if other is not None:
-        check_length(name, values, length, 'as many %ss as %s' % (per, other))
+        check_length(name, values, length, f'as many {per}s as {other}')
     return values
 
 
 def check(name: str, values: np.ndarray, holds: np.ndarray, constraint: str) -> np.ndarray:
     """ValueError with the first of ``values`` that does not hold."""
     if not holds.all():
-        raise ValueError('%s must be %s (saw: %r)' % (name, constraint, float(values[~holds][0])))
+        raise ValueError(f'{name} must be {constraint} (saw: {float(values[~holds][0])!r})')
     return values
 
 
 def check_length(name, values, length, what):
     if isinstance(values, str) or not hasattr(values, '__len__'):
-        raise TypeError('%s must be a sequence (saw: %r)' % (name, values))
+        raise TypeError(f'{name} must be a sequence (saw: {values!r})')
     if len(values) != length:
         raise ValueError('%s must have %s, %d (saw: %d)' % (name, what, length, len(values)))
 
@@ -89,4 +88,4 @@ def in_unit_interval(name: str, values: np.ndarray) -> np.ndarray:
 def texts(name: str, values: Any, length: int, what: str) -> List[str]:
     """``values`` as a list of ``length`` str."""
     check_length(name, values, length, what)
-    return ['%s' % value for value in (values.asnumpy() if hasattr(values, 'asnumpy') else values)]
+    return [f'{value}' for value in (values.asnumpy() if hasattr(values, 'asnumpy') else values)]

@@ -63,13 +63,13 @@ def plot_reliability(confidence: ArrayLike, accuracy: ArrayLike, count: ArrayLik
     error = np.average(abs(accuracy - confidence), weights=count)
     ax = axes(ax)
     ax.plot([0, 1], [0, 1], color='0.4', linestyle='--', label='perfect calibration')
-    ax.vlines(confidence, confidence, accuracy, color='C1', alpha=0.5, linewidth=6, label='gap (ECE %.4f)' % error)
+    ax.vlines(confidence, confidence, accuracy, color='C1', alpha=0.5, linewidth=6, label=f'gap (ECE {error:.4f})')
     ax.plot(confidence, accuracy, marker='o', markersize=4, label='bins (numbers above: inputs in each)')
     # Numbers that would touch are moved apart, to at most 1.
     steps = 0.028 * np.arange(len(count))
     places = np.maximum.accumulate(confidence - steps) + steps
     for place, number in zip(np.minimum(places, 1 - steps[::-1]), count):
-        ax.text(place, 1.04, '{:,.0f}'.format(number), rotation=90, ha='center', va='bottom', fontsize=8)
+        ax.text(place, 1.04, f'{number:,.0f}', rotation=90, ha='center', va='bottom', fontsize=8)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.25), yticks=np.linspace(0, 1, 6), xlabel='mean confidence of the bin',
            ylabel='accuracy (fraction of inputs that are classified correctly)')
     # In the corner that is free, but below the numbers.
@@ -108,13 +108,13 @@ def plot_entropy(in_distribution: ArrayLike, out_of_distribution: ArrayLike, ax:
     edges = np.histogram_bin_edges(np.concatenate(entropies), bins)
     counts = [np.histogram(values, edges)[0] for values in entropies]
     if not all(count.any() for count in counts):
-        raise ValueError('bins must hold some of both kinds of inputs (saw: %s)' % reprlib.repr(bins))
+        raise ValueError(f'bins must hold some of both kinds of inputs (saw: {reprlib.repr(bins)})')
     ax = axes(ax)
     for index, (count, label) in enumerate(zip(counts, labels)):
         color = 'C%d' % index
         ax.stairs(count / count.sum() / np.diff(edges), edges, fill=True, facecolor=to_rgba(color, 0.3),
                   edgecolor=color, linewidth=1.5, linestyle=STYLES[index], hatch=(None, '///')[index],
-                  label='%s: %s inputs' % (label, format(count.sum(), ',')))
+                  label='{}: {} inputs'.format(label, format(count.sum(), ',')))
     return finish(ax, 'predictive entropy (nats)', 'density of the inputs (1 / nat)')
 
 
@@ -217,7 +217,7 @@ def plot_images(images: ArrayLike, titles: Optional[Sequence[str]] = None, colum
         images = images[..., 0]
     if not images.size or not (images.ndim == 3 or images.ndim == 4 and images.shape[3] == 3):
         raise ValueError('images must have shape (n, h, w), (n, 1, h, w), (n, h, w, 3) or (n, 3, h, w), with at least '
-                         'one pixel (saw: shape %r)' % (shape,))
+                         f'one pixel (saw: shape {shape!r})')
     finite('images', images)
     if images.ndim == 4:
         top = 255 if integers or images.max() > 1 else 1
@@ -228,7 +228,7 @@ def plot_images(images: ArrayLike, titles: Optional[Sequence[str]] = None, colum
     if fig is None:
         fig = pyplot.figure(figsize=(1.3 * columns, (1.6 if any(titles) else 1.3) * rows), layout='constrained')
     elif not isinstance(fig, FigureBase):
-        raise TypeError('fig must be a matplotlib Figure or SubFigure (saw: %r)' % (fig,))
+        raise TypeError(f'fig must be a matplotlib Figure or SubFigure (saw: {fig!r})')
     grid = fig.subplots(rows, columns, squeeze=False)
     characters = max(int(fig.bbox.width / fig.dpi / columns / 0.08), 1)
     for ax in grid.ravel():

@@ -40,15 +40,15 @@ def plot_training(series: typing.Mapping[str, ArrayLike], ax: Optional[Axes] = N
         If ``series`` is empty, or one of it is empty, not one-dimensional or without any finite value.
     """
     if not isinstance(series, Mapping):
-        raise TypeError('series must be a dict of name -> values (saw: %s)' % reprlib.repr(series))
+        raise TypeError(f'series must be a dict of name -> values (saw: {reprlib.repr(series)})')
     if not series:
-        raise ValueError('series must have at least one curve (saw: %r)' % series)
+        raise ValueError(f'series must have at least one curve (saw: {series!r})')
     curves = {}
     for label, values in series.items():
-        name = 'series[%r]' % label
+        name = f'series[{label!r}]'
         values = vector(name, values, 'value', xlabel)
         if not np.isfinite(values).any():
-            raise ValueError('%s must have a finite value (saw: %s)' % (name, reprlib.repr(values.tolist())))
+            raise ValueError(f'{name} must have a finite value (saw: {reprlib.repr(values.tolist())})')
         curves[label] = values
     ax = axes(ax)
     for index, (label, values) in enumerate(curves.items()):

@@ -105,7 +105,7 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
     ylabels = {'histogram': 'number of weights', 'density': 'density of the weights (1 / dB)',
                'cumulative': 'weights with at most this ratio (%)'}
     if kind not in ylabels:
-        raise ValueError('kind must be one of %s (saw: %r)' % (', '.join(ylabels), kind))
+        raise ValueError('kind must be one of {} (saw: {!r})'.format(', '.join(ylabels), kind))
     ratios = np.concatenate([ratio.asnumpy().ravel() for ratio in signal_to_noise(net).values()]).astype('float64')
     ratios = np.sort(finite('signal-to-noise ratios of net', ratios))
     zeros = int((ratios == 0).sum())
@@ -118,9 +118,9 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
             raise ValueError('cut must be at least %d / %d, the weights of net that are pruned or exactly 0, and None '
                              'if these are all (saw: %r)' % (zeros, ratios.size, cut))
         lowest_kept = alive[min(count - zeros, alive.size - 1)]
-    label = '{:,} weights'.format(alive.size)
+    label = f'{alive.size:,} weights'
     if zeros:
-        label += (', and' if kind == 'cumulative' else ', without') + ' {:,} that are pruned or exactly 0'.format(zeros)
+        label += (', and' if kind == 'cumulative' else ', without') + f' {zeros:,} that are pruned or exactly 0'
     ax = axes(ax)
     if kind == 'cumulative':
         ax.plot(edges, 100 * (zeros + np.searchsorted(alive, edges, side='right')) / ratios.size, label=label)
@@ -135,7 +135,7 @@ def plot_signal_to_noise(net: Block, ax: Optional[Axes] = None, bins: Union[int,
         ax.yaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
     if cut is not None:
         ax.axvline(lowest_kept, color='C3', linestyle='--',
-                   label='cut: %.4g %% of all weights are below %.3g dB' % (100 * cut, lowest_kept))
+                   label=f'cut: {100 * cut:.4g} % of all weights are below {lowest_kept:.3g} dB')
     return finish(ax, r'signal-to-noise ratio, $20\,\log_{10}(|\mu|\,/\,\sigma)$ (dB)', ylabels[kind])
 
 
@@ -178,12 +178,12 @@ def plot_pruning_curve(fractions: ArrayLike, values: ArrayLike, ax: Optional[Axe
     ax.set_xscale('function', functions=(_root_from_100, lambda root: 100 + np.sign(root) * root ** 2))
     ax.plot(percent, values[order], marker='o', markersize=4, label=None if baseline is None else 'pruned')
     if baseline is not None:
-        ax.axhline(height[0], color='C1', linestyle='--', label='not pruned: %.4g' % height[0])
+        ax.axhline(height[0], color='C1', linestyle='--', label=f'not pruned: {height[0]:.4g}')
     ticks, room = [], 0.065 * np.ptp(_root_from_100(percent))
     for value in np.unique(percent)[::-1]:      # from the end where pruning hurts
         if not ticks or _root_from_100(ticks[-1]) - _root_from_100(value) >= room:
             ticks.append(value)
-    ax.set_xticks(ticks, ['%.4g' % tick for tick in ticks])
+    ax.set_xticks(ticks, [f'{tick:.4g}' for tick in ticks])
     return finish(ax, 'weights pruned (%), on the scale of the square root of those left', ylabel, columns=2)
 
 

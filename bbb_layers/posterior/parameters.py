@@ -26,10 +26,10 @@ def posterior_parameters(net: Block) -> List[RhoParameter]:
 def bayesian(net: Block) -> List[RhoParameter]:
     """:func:`posterior_parameters`, but TypeError if ``net`` is no block and ValueError if it has no Bayesian layer."""
     if not isinstance(net, Block):
-        raise TypeError('net must be a Gluon block (saw: %r)' % (net,))
+        raise TypeError(f'net must be a Gluon block (saw: {net!r})')
     rhos = posterior_parameters(net)
     if not rhos:
-        raise ValueError('net must hold at least one Bayesian layer, such as BayesDense (saw: %r)' % (net,))
+        raise ValueError(f'net must hold at least one Bayesian layer, such as BayesDense (saw: {net!r})')
     return rhos
 
 

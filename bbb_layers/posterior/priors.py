@@ -36,7 +36,7 @@ class NativeForm(NamedTuple):
     numbers: Sequence[float]
 
 
-class Prior(object):
+class Prior:
     r"""A prior that is independent and the same for every weight.
 
     A subclass defines :meth:`log_prob` and gets a KL divergence from one sample; one whose divergence has a closed
@@ -72,7 +72,7 @@ class Prior(object):
         NDArray or Symbol
             In the shape of ``w``, in nats.
         """
-        raise NotImplementedError('%s must define log_prob(w)' % type(self).__name__)
+        raise NotImplementedError(f'{type(self).__name__} must define log_prob(w)')
 
     def parameters(self) -> Dict[str, Tuple[np.ndarray, bool]]:
         """Arrays of the prior's that a layer keeps as Parameters and hands to :meth:`kl` and :meth:`log_prob`.
@@ -113,8 +113,7 @@ class Prior(object):
         """
         log_prob = self.log_prob(w, **values)
         if isinstance(w, ndarray.NDArray) and log_prob.shape != w.shape:
-            raise ValueError('log_prob of %s must keep the shape of the weights, %s (saw: %s)' % (
-                type(self).__name__, w.shape, log_prob.shape))
+            raise ValueError(f'log_prob of {type(self).__name__} must keep the shape of the weights, {w.shape} (saw: {log_prob.shape})')
         return negative_entropy(_operators(sigma), sigma) - log_prob
 
     def native_form(self, sampled: bool) -> Optional[NativeForm]:
@@ -127,11 +126,11 @@ class Prior(object):
     def __setattr__(self, name, value):
         # A traced graph holds a prior's numbers: a change would reach some forwards and not others.
         if name in self.__dict__:
-            raise AttributeError('%s of a %s cannot be changed; make a new prior' % (name, type(self).__name__))
-        super(Prior, self).__setattr__(name, value)
+            raise AttributeError(f'{name} of a {type(self).__name__} cannot be changed; make a new prior')
+        super().__setattr__(name, value)
 
     def __delattr__(self, name):
-        raise AttributeError('%s of a %s cannot be changed; make a new prior' % (name, type(self).__name__))
+        raise AttributeError(f'{name} of a {type(self).__name__} cannot be changed; make a new prior')
 
     def __eq__(self, other):
         return self is other or (
@@ -145,18 +144,18 @@ class Prior(object):
         return hash(type(self))
 
     def __repr__(self):
-        return '%s(%s)' % (type(self).__name__, ', '.join(
-            '%s=%s' % (name, 'array%s' % (value.shape,) if isinstance(value, np.ndarray) else repr(value))
+        return '{}({})'.format(type(self).__name__, ', '.join(
+            '{}={}'.format(name, f'array{value.shape}' if isinstance(value, np.ndarray) else repr(value))
             for name, value in self.__dict__.items()))
 
 
 def check_prior(name, prior):
     """TypeError if ``prior`` is neither a Prior nor None."""
     if not isinstance(prior, (Prior, type(None))):
-        raise TypeError('%s must be an instance of Prior (saw: %r)' % (name, prior))
+        raise TypeError(f'{name} must be an instance of Prior (saw: {prior!r})')
 
 
-class _BoundPrior(object):
+class _BoundPrior:
     __slots__ = ('kl', 'closed_form', 'native_form')
 
     def __init__(self, prior: Prior, values: Dict[str, Tensor], sampled: bool):
@@ -223,7 +222,7 @@ class GaussianPrior(Prior):
         if arrays:
             sigma, mu = (np.broadcast_to(_host(value), arrays[0].shape).copy() for value in (sigma, mu))
             if learnable:
-                raise ValueError('learnable takes numbers as sigma and mu (saw: arrays of shape %s)' % (sigma.shape,))
+                raise ValueError(f'learnable takes numbers as sigma and mu (saw: arrays of shape {sigma.shape})')
             for check, name, values in ((check_positive, 'sigma', sigma), (check_finite, 'mu', mu)):
                 for extreme in (values.min(), values.max()):      # NaN if there is one
                     check(name, float(extreme))
@@ -233,7 +232,7 @@ class GaussianPrior(Prior):
         self.learnable = bool(learnable)
 
     def __repr__(self):
-        text = super(GaussianPrior, self).__repr__()
+        text = super().__repr__()
         return text if self.learnable else text.replace(', learnable=False', '')
 
     def parameters(self):
@@ -326,7 +325,7 @@ class MixturePrior(Prior):
             raise ValueError('weights and sigmas must be of one length, at least 1 (saw: %d and %d)' % (
                 len(weights), len(sigmas)))
         if abs(sum(weights) - 1) > 1e-6:
-            raise ValueError('weights must have the sum 1 (saw: %r, with sum %r)' % (weights, sum(weights)))
+            raise ValueError(f'weights must have the sum 1 (saw: {weights!r}, with sum {sum(weights)!r})')
         self.weights, self.sigmas = weights, sigmas
 
     def _components(self):

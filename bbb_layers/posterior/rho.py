@@ -19,7 +19,7 @@ class _Value(initializer.Initializer):
     """Initializes a Parameter with an array."""
 
     def __init__(self, value):
-        super(_Value, self).__init__()
+        super().__init__()
         self.value = value
 
     def _init_weight(self, _, arr):
@@ -44,34 +44,34 @@ class _FollowsMu(Parameter):
 
     def data(self, ctx=None):
         self._follow_mu()
-        return super(_FollowsMu, self).data(ctx)
+        return super().data(ctx)
 
     def list_data(self):
         self._follow_mu()
-        return super(_FollowsMu, self).list_data()
+        return super().list_data()
 
     def grad(self, ctx=None):
         self._follow_mu()
-        return super(_FollowsMu, self).grad(ctx)
+        return super().grad(ctx)
 
     def list_grad(self):
         self._follow_mu()
-        return super(_FollowsMu, self).list_grad()
+        return super().list_grad()
 
     def set_data(self, data):
         self._follow_mu()
-        super(_FollowsMu, self).set_data(data)
+        super().set_data(data)
 
     def reset_ctx(self, ctx):
         self._follow_mu()
-        super(_FollowsMu, self).reset_ctx(ctx)
+        super().reset_ctx(ctx)
 
     def list_ctx(self):
         self._follow_mu()
-        return super(_FollowsMu, self).list_ctx()
+        return super().list_ctx()
 
     def cast(self, dtype):
-        super(_FollowsMu, self).cast(_dtype_beside(dtype))
+        super().cast(_dtype_beside(dtype))
 
 
 def _dtype_beside(dtype):
@@ -84,8 +84,8 @@ class _PriorParameter(_FollowsMu):
 
     def __init__(self, mu, name, value, learnable):
         self.mu = mu
-        super(_PriorParameter, self).__init__(
-            '%s_%s' % (mu.name, name), shape=value.shape, dtype=_dtype_beside(mu.dtype), wd_mult=0., init=_Value(value),
+        super().__init__(
+            f'{mu.name}_{name}', shape=value.shape, dtype=_dtype_beside(mu.dtype), wd_mult=0., init=_Value(value),
             grad_req='write' if learnable else 'null', differentiable=learnable)
 
 
@@ -143,12 +143,12 @@ class RhoParameter(_FollowsMu):
         self.is_bias = is_bias
         self.sampled_kl = sampled_kl
         self.set_prior(prior)
-        super(RhoParameter, self).__init__(
+        super().__init__(
             mu.name + '_rho', shape=mu.shape, dtype=_dtype_beside(mu.dtype), wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
 
     def _finish_deferred_init(self):
-        super(RhoParameter, self)._finish_deferred_init()
+        super()._finish_deferred_init()
         self.forget_symbols()
 
     def forget_symbols(self):
@@ -173,8 +173,7 @@ class RhoParameter(_FollowsMu):
         """ValueError if ``prior`` is for weights of another shape."""
         for value, _ in prior.parameters().values():
             if value.shape not in ((1,), self.mu.shape):
-                raise ValueError('a prior for Parameter %s must be a number or have its shape %s (saw: %s)' % (
-                    self.mu.name, self.mu.shape, value.shape))
+                raise ValueError(f'a prior for Parameter {self.mu.name} must be a number or have its shape {self.mu.shape} (saw: {value.shape})')
 
     def set_prior(self, prior):
         """Give the weights another prior, with new Parameters."""

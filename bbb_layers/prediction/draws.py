@@ -74,8 +74,7 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
     chunk = check_count('chunk', chunk)
     is_array = isinstance(data, (ndarray.NDArray, tuple)) and _holds_arrays(data)
     if with_labels and is_array:
-        raise ValueError('with_labels needs data that has labels, such as a DataLoader (saw: with_labels=%r and arrays)'
-                         % with_labels)
+        raise ValueError(f'with_labels needs data that has labels, such as a DataLoader (saw: with_labels={with_labels!r} and arrays)')
     if not is_array and (isinstance(data, np.ndarray) or not hasattr(data, '__iter__')):
         raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: %s)' % (
             'a numpy array; take mx.nd.array(data)' if isinstance(data, np.ndarray) else type(data).__name__))
@@ -101,7 +100,7 @@ def predict(net: Block, data: Union[NDArray, tuple, Iterable], num_samples: int 
                     _map(lambda array: array.as_in_context(context), inputs) for inputs, _ in group],
                     num_samples, seed, batch_axis, bar))
     if not outputs:
-        raise ValueError('data must have at least one batch (saw: an empty %s)' % type(data).__name__)
+        raise ValueError(f'data must have at least one batch (saw: an empty {type(data).__name__})')
     result = _map(lambda *parts: _concat(parts, batch_axis + 1), *outputs)
     if with_labels:
         result = result, _concat(labels, batch_axis if labels[0].ndim > batch_axis else 0)
@@ -124,8 +123,7 @@ def _told_of_tuples(data):
 def _of_all_draws(plain, group, num_samples, seed, batch_axis, bar):
     """Outputs for the batches of ``group``, stacked over the draws and concatenated over the batches."""
     stacked = None
-    for sample in range(num_samples):
-        plain.set_draw(np.random.Generator(np.random.SFC64([seed, sample])))
+    for sample in plain.draws(num_samples, seed):
         start = 0
         for inputs in group:
             output = _map(widened, classic(plain.net(*gluon_kind(inputs))))
@@ -193,8 +191,7 @@ def _read(loader, with_labels):
         inputs, label = (batch[0], batch[1:]) if isinstance(batch, (list, tuple)) and len(batch) else (batch, ())
         inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if not _holds_arrays(inputs):
-            raise TypeError('data must be an NDArray, or an iterable of batches of NDArrays (saw: batch of type %s)'
-                            % type(batch).__name__)
+            raise TypeError(f'data must be an NDArray, or an iterable of batches of NDArrays (saw: batch of type {type(batch).__name__})')
         if with_labels and not (label and isinstance(label[0], ndarray.NDArray)):
             raise ValueError('with_labels needs batches whose second item is the label (saw: batch of %d items)' % (
                 1 + len(label)))
@@ -208,7 +205,7 @@ def _length(loader):
         return None
 
 
-class _NoBar(object):
+class _NoBar:
     def __enter__(self):
         return self
 

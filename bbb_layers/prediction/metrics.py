@@ -35,7 +35,7 @@ class EpochMetric(metric.EvalMetric):
     """A function of sums over all examples; ``_statistic`` gives those of one pair of arrays, and their number."""
 
     def __init__(self, name, output_names, label_names, **config):
-        super(EpochMetric, self).__init__(name, output_names=output_names, label_names=label_names,
+        super().__init__(name, output_names=output_names, label_names=label_names,
                                            has_global_stats=True, **config)
 
     def update(self, labels: Union[Array, Sequence[Array]], preds: Union[Array, Sequence[Array]]) -> None:
@@ -78,7 +78,7 @@ class _ClassMetric(EpochMetric):
     """A metric of class probabilities; ``_sum`` gives the sums from labels (n,) and predictions (draws, n, classes)."""
 
     def __init__(self, name, output_names, label_names, logits, **config):
-        super(_ClassMetric, self).__init__(name, output_names, label_names, logits=logits, **config)
+        super().__init__(name, output_names, label_names, logits=logits, **config)
         self.logits = logits
 
     def _statistic(self, labels, preds):
@@ -86,11 +86,10 @@ class _ClassMetric(EpochMetric):
         preds = (check_array if self.logits else check_probabilities)('preds', preds, '..., batch_size, classes')
         largest = preds.max(axis=-1)
         if np.isinf(largest).any():
-            raise ValueError('preds must be logits of which the largest of each example is finite (saw: %r)' % (
-                largest[np.isinf(largest)][0]))
+            raise ValueError(f'preds must be logits of which the largest of each example is finite (saw: {largest[np.isinf(largest)][0]!r})')
         if not {preds.shape[:-1], preds.shape[1:-1]} & _shapes(labels):
-            raise ValueError('preds must have the shape of labels, %s, and an axis of classes after it; before it, it '
-                             'may have one of draws (saw: shape %s)' % (labels.shape, preds.shape))
+            raise ValueError(f'preds must have the shape of labels, {labels.shape}, and an axis of classes after it; before it, it '
+                             f'may have one of draws (saw: shape {preds.shape})')
         num_classes = preds.shape[-1]
         return self._sum(_classes(labels, num_classes), preds.reshape(-1, labels.size, num_classes)), labels.size
 
@@ -138,7 +137,7 @@ class ExpectedCalibrationError(_ClassMetric):
     def __init__(self, num_bins: int = 15, logits: bool = False, name: str = 'ece', output_names: _Names = None,
                  label_names: _Names = None):
         self.num_bins = check_count('num_bins', num_bins)
-        super(ExpectedCalibrationError, self).__init__(name, output_names, label_names, logits, num_bins=num_bins)
+        super().__init__(name, output_names, label_names, logits, num_bins=num_bins)
 
     def reliability(self) -> Reliability:
         """What a reliability diagram shows, of the examples that ``get`` is about.
@@ -192,7 +191,7 @@ class BrierScore(_ClassMetric):
 
     def __init__(self, logits: bool = False, name: str = 'brier', output_names: _Names = None,
                  label_names: _Names = None):
-        super(BrierScore, self).__init__(name, output_names, label_names, logits)
+        super().__init__(name, output_names, label_names, logits)
 
     def _sum(self, labels, preds):
         error = self._probs(preds)
@@ -229,7 +228,7 @@ class MonteCarloNLL(_ClassMetric):
 
     def __init__(self, logits: bool = False, name: str = 'mc-nll', output_names: _Names = None,
                  label_names: _Names = None):
-        super(MonteCarloNLL, self).__init__(name, output_names, label_names, logits)
+        super().__init__(name, output_names, label_names, logits)
 
     def _sum(self, labels, preds):
         with np.errstate(divide='ignore'):
@@ -275,23 +274,22 @@ class OutOfDistributionAUROC(EpochMetric):
     """
 
     def __init__(self, name: str = 'ood-auroc', output_names: _Names = None, label_names: _Names = None):
-        super(OutOfDistributionAUROC, self).__init__(name, output_names, label_names)
+        super().__init__(name, output_names, label_names)
 
     def reset(self) -> None:
         """Forget all examples."""
-        super(OutOfDistributionAUROC, self).reset()
+        super().reset()
         self.sum_metric, self.global_sum_metric = [], []
 
     def reset_local(self) -> None:
         """Forget the examples that ``get`` is about, but not those of ``get_global``."""
-        super(OutOfDistributionAUROC, self).reset_local()
+        super().reset_local()
         self.sum_metric = []
 
     def _statistic(self, labels, preds):
         labels, preds = check_array('labels', labels), check_array('preds', preds)
         if not _shapes(labels) & _shapes(preds):
-            raise ValueError('preds must be one score for each of labels, shape %s (saw: shape %s)' % (
-                labels.shape, preds.shape))
+            raise ValueError(f'preds must be one score for each of labels, shape {labels.shape} (saw: shape {preds.shape})')
         return [(_classes(labels, 2), preds.ravel())], labels.size
 
     def _value(self, statistic, count):

@@ -61,11 +61,11 @@ class MonteCarlo(Block):
     def __init__(self, net: Block, num_samples: int = 32, link: Optional[str] = 'softmax', axis: int = -1,
                  **kwargs: Any):
         if not is_one_of(link, ('softmax', 'sigmoid', None)):
-            raise ValueError("link must be 'softmax', 'sigmoid' or None (saw: %r)" % (link,))
+            raise ValueError(f"link must be 'softmax', 'sigmoid' or None (saw: {link!r})")
         self._num_samples = check_count('num_samples', num_samples)
         self._link, self._axis = link, axis
         bayesian(net)
-        super(MonteCarlo, self).__init__(**kwargs)
+        super().__init__(**kwargs)
         self.net = net
 
     def forward(self, *inputs):
@@ -77,11 +77,10 @@ class MonteCarlo(Block):
         if first is not None:
             inputs = moved_to(computed_on(first.context), inputs)
         with autograd.predict_mode():
-            for _ in range(self._num_samples):
-                plain.set_draw()
+            for _ in plain.draws(self._num_samples):
                 output = plain.net(*inputs)
                 if not isinstance(output, ndarray.NDArray):
-                    raise TypeError('net of MonteCarlo must have one output (saw: %s)' % type(output).__name__)
+                    raise TypeError(f'net of MonteCarlo must have one output (saw: {type(output).__name__})')
                 # A copy, since a static graph writes its next output into the same memory.
                 outputs.append(widened(classic(output).copy()))
         stacked = ndarray.stack(*outputs)

@@ -128,10 +128,9 @@ def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertai
     if isinstance(variance, (ndarray.NDArray, np.ndarray)):
         variances = _finite('variance', variance, 'num_samples, batch_size, ...')
         if variances.shape != means.shape:
-            raise ValueError('variance must be a number or have the shape of mean, %s (saw: shape %s)' % (
-                means.shape, variances.shape))
+            raise ValueError(f'variance must be a number or have the shape of mean, {means.shape} (saw: shape {variances.shape})')
         if (variances < 0).any():
-            raise ValueError('variance must be at least 0 (saw: %r)' % variances.min())
+            raise ValueError(f'variance must be at least 0 (saw: {variances.min()!r})')
     else:
         variances = np.full_like(means, check_positive('variance', variance))
     aleatoric, epistemic = variances.mean(axis=0), means.var(axis=0)
@@ -186,7 +185,7 @@ def _entropy(probs):
 def _finite(name, value, axes):
     array = check_array(name, value, axes)
     if not np.isfinite(array).all():
-        raise ValueError('%s must be finite (saw: %r)' % (name, array[~np.isfinite(array)][0]))
+        raise ValueError(f'{name} must be finite (saw: {array[~np.isfinite(array)][0]!r})')
     return array
 
 

@@ -7,8 +7,9 @@ and so done by then. If one is not finite, the copies tell in which step, and wi
 """
 import collections
 import itertools
+import sys
 import warnings
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from mxnet import autograd, ndarray
@@ -25,7 +26,7 @@ LAG = 8
 _MOST = 5
 
 
-class _Call(object):
+class _Call:
     """The NLL and the KL terms of one call."""
     __slots__ = ('number', 'nll', 'groups')
 
@@ -72,14 +73,15 @@ def _copy(terms):
     return [(rho, starts[id(term.array)] + term.place) for rho, term in terms], ndarray.concat(*arrays, dim=0)
 
 
-class Watch(object):
+class Watch:
     """The latest calls of a loss in train mode."""
 
-    def __init__(self):
-        self._calls = collections.deque(maxlen=EVERY + LAG)
-        self._count = 0
-        self._seen = 0          # the last call that was looked at
-        self._told = None       # what was said about the calls that are not finite
+    def __init__(self) -> None:
+        self._calls: Any = collections.deque(maxlen=EVERY + LAG)
+        self._count = 0         # calls so far
+        self._seen = 0          # number of the last call that was looked at
+        # The text of the warning, from the first call that was not finite until calls are finite again.
+        self._warning: Optional[str] = None
 
     def begin(self, terms):
         """Take note of the KL ``terms``, rho -> Term or None, of a call; returns what :meth:`end` takes."""
@@ -91,24 +93,20 @@ class Watch(object):
         self._count += 1
         self._calls.append(call)
         if self._count % EVERY == 0:
-            self._look(net, self._count - LAG)
+            self.look(net, self._count - LAG)
 
-    def look(self, net):
-        """Wait for all calls, and warn if one was not finite."""
-        self._look(net, self._count)
-
-    def _look(self, net, last):
-        """Look at the calls up to number ``last`` that nobody has looked at."""
-        since, calls = self._seen, [call for call in self._calls if self._seen < call.number <= last]
+    def look(self, net, last=None):
+        """Wait for the calls up to number ``last``, by default all, and warn once if they are not finite."""
+        last, since = self._count if last is None else last, self._seen
+        calls = [call for call in self._calls if since < call.number <= last]
         if not calls:
             return
         self._seen = last
         if _all_finite(calls):
-            self._told = None
-        elif self._told is None:
-            self._told = self._explain(net, since)
-            # Beside the line that called the loss: _look, end or look, forward, __call__ are ours and Gluon's.
-            warnings.warn(self._told, RuntimeWarning, stacklevel=5)
+            self._warning = None
+        elif self._warning is None:
+            self._warning = self._explain(net, since)
+            warnings.warn(self._warning, RuntimeWarning, stacklevel=_callers_level())
 
     def check(self, net):
         """FloatingPointError if the last call on a context was not finite, or a Parameter is not."""
@@ -120,7 +118,7 @@ class Watch(object):
                 since = min(since, wrong[-1].number - 1)
                 forgotten = forgotten or len(wrong) == len(calls)
         if since < self._count or any(map(_count_not_finite, _names(net))):
-            raise FloatingPointError(self._told if forgotten and self._told else self._explain(net, since))
+            raise FloatingPointError(self._warning if forgotten and self._warning else self._explain(net, since))
 
     def _explain(self, net, since):
         """What is not finite, from which call after number ``since``, and in which layers."""
@@ -130,7 +128,7 @@ class Watch(object):
             kl = calls[first].kl()
             wrong = [rho for rho in kl if not np.isfinite(kl[rho])]
             what = ['NLL'] * (not np.isfinite(calls[first].nll.asnumpy()).all())
-            what += ['KL divergence of %s (%s)' % (names[rho.mu], kl[rho]) for rho in wrong]
+            what += [f'KL divergence of {names[rho.mu]} ({kl[rho]})' for rho in wrong]
             parts.append('first not finite in call %d of the loss in train mode: %s' % (
                 calls[first].number, _listed(what)))
             # Where it is all of them at once, the call before tells more.
@@ -138,22 +136,29 @@ class Watch(object):
             sizes = {rho: last[rho] / rho.mu.data(rho.mu.list_ctx()[0]).size for rho in last if np.isfinite(last[rho])}
             if sizes:
                 most = max(sizes, key=lambda rho: sizes[rho])
-                parts.append('largest finite KL divergence: that of %s, %.3g nats per weight' % (
-                    names[most.mu], sizes[most]))
+                parts.append(f'largest finite KL divergence: that of {names[most.mu]}, {sizes[most]:.3g} nats per weight')
         broken = {param: _count_not_finite(param) for param in names}
         if any(broken.values()):
-            parts.append('not finite now: %s' % _listed(
-                '%s (%d values)' % (names[param], count) for param, count in broken.items() if count))
-        return ('%s: %s. Is the learning rate too high, are there data that are not finite, or labels that '
-                'are no class, for which CategoricalNLLLoss has ignore_label?' % (net.name, '; '.join(parts)))
+            parts.append('not finite now: {}'.format(_listed(
+                '%s (%d values)' % (names[param], count) for param, count in broken.items() if count)))
+        return ('{}: {}. Is the learning rate too high, are there data that are not finite, or labels that '
+                'are no class, for which CategoricalNLLLoss has ignore_label?'.format(net.name, '; '.join(parts)))
 
     def __deepcopy__(self, memo):
         return Watch()
 
 
+def _callers_level():
+    """The ``stacklevel`` with which the function that asks for it warns beside the user's line that led to it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] in ('bbb_layers', 'mxnet'):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def _names(net):
     """Parameter -> how it is named in a message, of all that have a value."""
-    return {param: 'layer %s (%s)' % (block.name, name) for block in walk(net)
+    return {param: f'layer {block.name} ({name})' for block in walk(net)
             for name, param in block._reg_params.items() if param._data is not None}
 
 

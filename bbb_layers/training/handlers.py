@@ -69,7 +69,7 @@ class KLWeightHandler(TrainBegin, BatchBegin):
 
     def __init__(self, schedule: Callable[[int], float], step: Optional[int] = None):
         if not callable(schedule):
-            raise TypeError('schedule must be a callable of the step (saw: %r)' % (schedule,))
+            raise TypeError(f'schedule must be a callable of the step (saw: {schedule!r})')
         self.schedule = schedule
         self.step = step or 0
         self._given = step is not None
@@ -88,7 +88,7 @@ class KLWeightHandler(TrainBegin, BatchBegin):
 
     def train_begin(self, estimator, *args, **kwargs):
         if not hasattr(estimator.loss, 'kl_weight'):
-            raise TypeError("the Estimator's loss must be a BBBLoss (saw: %r)" % (estimator.loss,))
+            raise TypeError(f"the Estimator's loss must be a BBBLoss (saw: {estimator.loss!r})")
         self._optimizer = estimator.trainer.optimizer
         if self._given:     # once: what is loaded from now on is later
             self._given = False
@@ -142,9 +142,9 @@ class SummaryHandler(TrainBegin, EpochEnd):
     def __init__(self, writer: Any, metrics: List[EvalMetric], histograms: bool = True):
         for method in ('add_scalar', 'add_histogram'):
             if not callable(getattr(writer, method, None)):
-                raise TypeError('writer must have the method %s (saw: %r)' % (method, writer))
+                raise TypeError(f'writer must have the method {method} (saw: {writer!r})')
         if not isinstance(metrics, list) or not all(isinstance(metric, EvalMetric) for metric in metrics):
-            raise TypeError('metrics must be a list of EvalMetric (saw: %r)' % (metrics,))
+            raise TypeError(f'metrics must be a list of EvalMetric (saw: {metrics!r})')
         self.writer, self.metrics, self.histograms = writer, metrics, bool(histograms)
         # After those that compute the metrics.
         self.priority = math.inf
@@ -166,4 +166,4 @@ class SummaryHandler(TrainBegin, EpochEnd):
             ratios = abs(mu[mu != 0]) / sigma[mu != 0]
             for name, values in (('sigma', sigma), ('signal_to_noise_dB', 20 * np.log10(ratios))):
                 if values.size:
-                    self.writer.add_histogram('%s/%s' % (rho.mu.name, name), values, step)
+                    self.writer.add_histogram(f'{rho.mu.name}/{name}', values, step)

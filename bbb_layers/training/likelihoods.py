@@ -134,13 +134,13 @@ class CategoricalNLLLoss(NLLLoss):
             for other in range(1, len(pred.shape)):
                 if other != axis and label.shape == pred.shape[:other] + pred.shape[other + 1:]:
                     hint = '; if the classes are at axis %d of pred, give axis=%d' % (other, other)
-            raise ValueError('label must be class indices in the shape %s, that of pred without the axis of classes '
-                             '(saw: shape %s%s)' % (positions, label.shape, hint))
+            raise ValueError(f'label must be class indices in the shape {positions}, that of pred without the axis of classes '
+                             f'(saw: shape {label.shape}{hint})')
         weight = None if sample_weight is None else sample_weight.asnumpy()
         if weight is not None:
             if weight.ndim != len(kept) or any(one not in (1, other) for one, other in zip(weight.shape, kept)):
-                raise ValueError('sample_weight must have the shape %s, or 1 in place of some of these sizes (saw: '
-                                 'shape %s%s)' % (kept, weight.shape, '' if weight.shape != positions else (
+                raise ValueError('sample_weight must have the shape {}, or 1 in place of some of these sizes (saw: '
+                                 'shape {}{})'.format(kept, weight.shape, '' if weight.shape != positions else (
                                      '; take sample_weight.expand_dims(axis=%d)' % self._axis)))
         if autograd.is_training():      # this would wait for the label, which may still be computed
             return
@@ -153,7 +153,7 @@ class CategoricalNLLLoss(NLLLoss):
         if wrong.any():
             raise ValueError('label must be whole numbers from 0 to %d%s (saw: %r)' % (
                 num_classes - 1, '; give ignore_label for positions without a class' if self._ignore_label is None
-                else ', or ignore_label, %g' % self._ignore_label, float(labels[wrong][0])))
+                else f', or ignore_label, {self._ignore_label:g}', float(labels[wrong][0])))
 
 
 class GaussianNLLLoss(NLLLoss):
@@ -193,7 +193,7 @@ class GaussianNLLLoss(NLLLoss):
 
     def __init__(self, sigma: float = 1.0, learnable: bool = False, weight: Optional[float] = None, batch_axis: int = 0,
                  **kwargs: Any):
-        super(GaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        super().__init__(weight, batch_axis, **kwargs)
         _add_scale(self, 'sigma', sigma, learnable)
 
     def settings(self):
@@ -228,7 +228,7 @@ class HeteroscedasticGaussianNLLLoss(NLLLoss):
     _same_as_graph = True
 
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
-        super(HeteroscedasticGaussianNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        super().__init__(weight, batch_axis, **kwargs)
 
     def _nll(self, F, pred, label):
         mean, log_variance = pred
@@ -269,7 +269,7 @@ class StudentTNLLLoss(NLLLoss):
 
     def __init__(self, df: float = 3.0, scale: float = 1.0, learnable: bool = False, weight: Optional[float] = None,
                  batch_axis: int = 0, **kwargs: Any):
-        super(StudentTNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        super().__init__(weight, batch_axis, **kwargs)
         self._df = check_positive('df', df)
         _add_scale(self, 'scale', scale, learnable)
 
@@ -308,7 +308,7 @@ class BernoulliNLLLoss(NLLLoss):
     _same_as_graph = True
 
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
-        super(BernoulliNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        super().__init__(weight, batch_axis, **kwargs)
 
     def _nll(self, F, pred, label):
         return sigma_from_rho(F, pred) - F.reshape_like(label, pred) * pred
@@ -340,7 +340,7 @@ class PoissonNLLLoss(NLLLoss):
     _same_as_graph = True
 
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
-        super(PoissonNLLLoss, self).__init__(weight, batch_axis, **kwargs)
+        super().__init__(weight, batch_axis, **kwargs)
 
     def _nll(self, F, pred, label):
         label = F.reshape_like(label, pred)

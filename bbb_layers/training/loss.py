@@ -26,7 +26,7 @@ from .likelihoods import CategoricalNLLLoss, weighted
 __all__ = ['BBBLoss', 'kl_divergence']
 
 
-class _Reference(object):
+class _Reference:
     """Holds a block without making it a child of the block that holds it."""
     __slots__ = ('block',)
 
@@ -38,7 +38,7 @@ class _Graph(HybridBlock):
     """The loss as one graph. Inputs: output, label, KL terms, their weight; outputs: loss, NLL, KL divergence."""
 
     def __init__(self, likelihood):
-        super(_Graph, self).__init__()
+        super().__init__()
         self.likelihood = likelihood
         self._active = True     # by itself, and not the likelihood too
 
@@ -122,10 +122,10 @@ class BBBLoss(Loss):
         if weight is not None:
             weight = check_finite('weight', weight)
         if likelihood is not None and not isinstance(likelihood, HybridBlock):
-            raise TypeError('likelihood must be a Gluon loss (saw: %r)' % (likelihood,))
+            raise TypeError(f'likelihood must be a Gluon loss (saw: {likelihood!r})')
         self._num_train = check_positive('num_train', num_train)
         self._kl_weight = check_not_negative('kl_weight', kl_weight)
-        super(BBBLoss, self).__init__(weight, batch_axis, **kwargs)
+        super().__init__(weight, batch_axis, **kwargs)
         self.likelihood = CategoricalNLLLoss(batch_axis=batch_axis) if likelihood is None else likelihood
         self._net = _Reference(net)
         self._nll = self._kl = None
@@ -135,7 +135,7 @@ class BBBLoss(Loss):
         tap(net)
 
     def __setattr__(self, name, value):
-        super(BBBLoss, self).__setattr__(name, value)
+        super().__setattr__(name, value)
         if name == 'likelihood':
             # As a graph it is faster. The graph is no child: its Parameters are those of this block.
             known = vars(type(value)).get('_same_as_graph', False)
@@ -174,7 +174,7 @@ class BBBLoss(Loss):
         first = next(leaves([output]), None)
         if not isinstance(first, ndarray.NDArray):
             raise TypeError('BBBLoss takes the NDArrays that the network returned, and cannot be a part of a '
-                            'hybridized block (saw: output of type %s)' % type(first).__name__)
+                            f'hybridized block (saw: output of type {type(first).__name__})')
         if not isinstance(output, ndarray.NDArray) and isinstance(self.likelihood, CategoricalNLLLoss):
             raise TypeError('the default likelihood takes one output: hand it one of them, or give BBBLoss a '
                             'likelihood that takes all (saw: %d outputs)' % len(output))

@@ -27,10 +27,10 @@ class _LossMetric(EpochMetric):
     def __init__(self, loss: BBBLoss, name: Optional[str] = None, output_names: _Names = None,
                  label_names: _Names = None):
         if not isinstance(loss, BBBLoss):
-            raise TypeError('loss must be a BBBLoss (saw: %r)' % (loss,))
+            raise TypeError(f'loss must be a BBBLoss (saw: {loss!r})')
         self._loss = loss
         self._seen: Dict[Context, tuple] = {}
-        super(_LossMetric, self).__init__(type(self).__name__.lower() if name is None else name, output_names,
+        super().__init__(type(self).__name__.lower() if name is None else name, output_names,
                                           label_names)
 
     def update(self, labels: Union[Array, Sequence[Array], None], preds: Union[Array, Sequence[Array]]) -> None:
@@ -52,8 +52,8 @@ class _LossMetric(EpochMetric):
         calls = {context: self._loss._calls.get(context, ()) for context in contexts}
         for context, call in calls.items():
             if not call or call is self._seen.get(context):
-                raise RuntimeError('%s must be updated after each call of its loss on the context of preds (saw: no '
-                                   'new call on %s)' % (type(self).__name__, context))
+                raise RuntimeError(f'{type(self).__name__} must be updated after each call of its loss on the context of preds (saw: no '
+                                   f'new call on {context})')
         self._seen.update(calls)
         for nll, kl, num_train in calls.values():
             statistic = self._of_call(nll.asnumpy().astype(np.float64), kl.asnumpy().item(), num_train)

@@ -30,7 +30,7 @@ def _fusable(weight, grad, state):
         and array.context.device_type.startswith('cpu') for array in arrays)
 
 
-class _Group(object):
+class _Group:
     """The arrays of Parameters that are updated together, sorted out for the native operators.
 
     Parameters
@@ -118,7 +118,7 @@ class FusedAdam(Adam):
 
     def __init__(self, learning_rate: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
                  lazy_update: bool = True, **kwargs: Any):
-        super(FusedAdam, self).__init__(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon,
+        super().__init__(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon,
                                         lazy_update=lazy_update, **kwargs)
         self.aggregate_num = 2 ** 31 - 1    # so that MXNet hands over all Parameters at once
         self._groups = {}
@@ -130,7 +130,7 @@ class FusedAdam(Adam):
         # While recording, MXNet's operator says that it must not be.
         if autograd.is_recording() or not native.available():
             for each in zip(index, weight, grad, state):
-                super(FusedAdam, self).update(*each)
+                super().update(*each)
             return
         group = self._group(weight, grad, state)
         lrs = self._rates(index, weight, grad, state, group.rest)
@@ -143,11 +143,11 @@ class FusedAdam(Adam):
         """Update one Parameter or several, float16 ones by their float32 copies if ``multi_precision`` is set."""
         if isinstance(index, (list, tuple)) and self.multi_precision and any(w.dtype == np.float16 for w in weight):
             for each in zip(index, weight, grad, state):
-                super(FusedAdam, self).update_multi_precision(*each)
+                super().update_multi_precision(*each)
         elif isinstance(index, (list, tuple)):
             self.update(index, weight, grad, state)
         else:
-            super(FusedAdam, self).update_multi_precision(index, weight, grad, state)
+            super().update_multi_precision(index, weight, grad, state)
 
     def _group(self, weights, grads, states):
         """The group of these arrays, the one that was made for them if they come again."""
@@ -173,7 +173,7 @@ class FusedAdam(Adam):
         rest, lrs = set(rest), []
         for place, i in enumerate(index):
             if place in rest:
-                super(FusedAdam, self).update(i, weight[place], grad[place], state[place])
+                super().update(i, weight[place], grad[place], state[place])
                 lrs.append(None)
             else:
                 self._update_count(i)
@@ -186,12 +186,12 @@ class FusedAdam(Adam):
         return math.sqrt(1. - self.beta2 ** count) / (1. - self.beta1 ** count)
 
     def __getstate__(self):
-        state = super(FusedAdam, self).__getstate__()
+        state = super().__getstate__()
         del state['_groups']
         return state
 
     def __setstate__(self, state):
-        super(FusedAdam, self).__setstate__(state)
+        super().__setstate__(state)
         self._groups = {}
 
 

@@ -11,7 +11,7 @@ __all__ = ['blundell', 'linear', 'cyclical', 'check_step']
 def check_step(step: float) -> int:
     """``step`` as an int, if it is a whole number of at least 0."""
     if check_not_negative('step', step) != int(step):
-        raise ValueError('step must be a whole number of at least 0 (saw: %r)' % (step,))
+        raise ValueError(f'step must be a whole number of at least 0 (saw: {step!r})')
     return int(step)
 
 

@@ -18,7 +18,7 @@ INPUTS, OUTPUTS, NUM_TRAIN = 784, 10, 60000
 OPTIMIZERS = ('adam', 'fusedadam')
 
 
-class TrainerStep(object):
+class TrainerStep:
     """Trainer.step on gradients that stay as they are."""
 
     def __init__(self, params, optimizer):

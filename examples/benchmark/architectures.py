@@ -76,4 +76,4 @@ if __name__ == '__main__':
     print('| network | estimator | median ms | lower quartile | upper quartile | x the deterministic step |\n'
           '|---|---|---:|---:|---:|---:|')
     for row in rows:
-        print('| %s | %s | %.2f | %.2f | %.2f | %.2f |' % row)
+        print('| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |'.format(*row))

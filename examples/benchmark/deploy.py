@@ -93,5 +93,5 @@ if __name__ == '__main__':
             correct = [(run(test_images[i:i + args.batch_size]).argmax(axis=1) == test_labels[i:i + args.batch_size])
                        .sum().asscalar() for i in range(0, len(test_labels), args.batch_size)]
             low, mid, high = times[name]
-            print('| %s | %.1f | %.2f | %.2f | %.2f | %.2f |' % (
+            print('| {} | {:.1f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |'.format(
                 name, 100 * sum(correct) / len(test_labels), mid, low, high, times['to_deterministic'][1] / mid))

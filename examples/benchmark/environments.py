@@ -67,7 +67,7 @@ def build(folder, names, packages=(), say=print):
     failures = {}
     for name in names:
         home = folder / name
-        say('environment %s' % home)
+        say(f'environment {home}')
         failure = None if (home / 'bin' / 'python').exists() else run(sys.executable, '-m', 'venv', str(home))
         failure = failure or install(home, ENVIRONMENTS[name], home / 'installed')
         if failure:
@@ -78,5 +78,5 @@ def build(folder, names, packages=(), say=print):
         if failure:
             failures[package] = failure
     for name, failure in failures.items():
-        say('%s cannot be had: %s' % (name, failure))
+        say(f'{name} cannot be had: {failure}')
     return failures

@@ -53,4 +53,4 @@ for estimator in ('sample', 'local', 'flipout'):
 print('784-400-10, batch 128, sigma %g, %d draws\n' % (args.sigma, args.draws))
 print('| estimator | variance of the gradient of mu, relative | of rho |\n|---|---:|---:|')
 for estimator, (mu, rho) in variances.items():
-    print('| %s | %.3f | %.3f |' % (estimator, mu / variances['sample'][0], rho / variances['sample'][1]))
+    print('| {} | {:.3f} | {:.3f} |'.format(estimator, mu / variances['sample'][0], rho / variances['sample'][1]))

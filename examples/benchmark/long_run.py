@@ -72,7 +72,7 @@ def train(args):
         for data, label in loader:      # a validation
             loss_fn(net(data), label).mean().wait_to_read()
     loss_fn.check_finite()
-    print('accuracy in training %.3f, loss %.3f nats' % (metric.get()[1], loss.mean().asscalar()))
+    print(f'accuracy in training {metric.get()[1]:.3f}, loss {loss.mean().asscalar():.3f} nats')
 
 
 def report(readings, warmup):
@@ -83,7 +83,7 @@ def report(readings, warmup):
             after.append(size)
         print('%6d steps, %4.0f s: %.1f MB' % (done, time.perf_counter() - start, size), flush=True)
     ratio = max(after) / after[0]
-    print('largest after the warm-up / right after it: %.4f' % ratio)
+    print(f'largest after the warm-up / right after it: {ratio:.4f}')
     if ratio > LIMIT:
         sys.exit('long_run.py: error: memory grew by more than %.0f %%' % (100 * (LIMIT - 1)))
 

@@ -77,7 +77,7 @@ class Failed(Exception):
     """A contender cannot take part; says why in one line."""
 
 
-class Worker(object):
+class Worker:
     """A contender's process, ready to take turns. ``facts`` is what it said of itself."""
 
     def __init__(self, name, interpreter, setting, cpus):
@@ -97,7 +97,7 @@ class Worker(object):
         try:
             self.facts = self.answer()
             if self.facts['threads'] != len(cpus):
-                raise Failed('runs %s threads, not %s' % (self.facts['threads'], threads))
+                raise Failed('runs {} threads, not {}'.format(self.facts['threads'], threads))
         except BaseException:
             self.close()
             raise
@@ -165,7 +165,7 @@ def measure(setting, interpreters, cpus, rounds, warmup, turn=TURN, say=print):
                 workers[name] = Worker(name, interpreter, setting, cpus)
             except Failed as failure:
                 left_out[name] = str(failure)
-                say('%s is left out: %s' % (name, failure))
+                say(f'{name} is left out: {failure}')
         times, peaks = collections.defaultdict(list), {}
         shuffle = random.Random(0).sample
         for turns in range(-warmup, rounds):
@@ -175,7 +175,7 @@ def measure(setting, interpreters, cpus, rounds, warmup, turn=TURN, say=print):
                     milliseconds, peaks[name] = workers[name].turn(turn)
                 except Failed as failure:
                     left_out[name] = str(failure)
-                    say('%s is left out: %s' % (name, failure))
+                    say(f'{name} is left out: {failure}')
                     workers.pop(name).close()
                     continue
                 if turns >= 0:
@@ -276,7 +276,7 @@ def main(argv=None):
             'minutes': round((time.time() - start) / 60, 1), 'arguments': sys.argv[1:] if argv is None else argv}
         write(record, json.dumps({key: results[key] for key in SECTIONS if key in results}, indent=1) + '\n')
         write(args.output, peers_report.report(results))
-    print('written to %s' % args.output)
+    print(f'written to {args.output}')
 
 
 if __name__ == '__main__':

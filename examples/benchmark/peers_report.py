@@ -98,8 +98,8 @@ TARGETS = [
 
 def table(header, rows):
     """A Markdown table; the columns whose header starts with a '>' are numbers."""
-    lines = ['| %s |' % ' | '.join(cells) for cells in [[title.lstrip('>') for title in header]] + rows]
-    lines.insert(1, '|%s|' % '|'.join('---:' if title.startswith('>') else '---' for title in header))
+    lines = ['| {} |'.format(' | '.join(cells)) for cells in [[title.lstrip('>') for title in header]] + rows]
+    lines.insert(1, '|{}|'.format('|'.join('---:' if title.startswith('>') else '---' for title in header)))
     return '\n'.join(lines) + '\n'
 
 
@@ -120,23 +120,23 @@ def section(name, measured):
             low, mid, high = quartiles(times)
             row = ['%d' % number for number in part['setting'][1:]] if several else []
             row += [LABELS[each][0]] + ([LABELS[each][1]] if training else []) + [
-                '%.2f' % mid, '%.2f, %.2f' % (low, high)]
+                f'{mid:.2f}', f'{low:.2f}, {high:.2f}']
             ratio = ratios(part, OURS, each)
             low, mid, high = quartiles(ratio) if ratio else (0, 0, 0)
-            row += ['%.2f' % mid, '%.2f, %.2f' % (low, high)] if ratio else ['-', '-']
+            row += [f'{mid:.2f}', f'{low:.2f}, {high:.2f}'] if ratio else ['-', '-']
             if training:
                 imported, peak = part['memory'][each]
-                row += ['%.1f' % part['loss'][each], '%d' % peak, '%d' % imported]
+                row += ['{:.1f}'.format(part['loss'][each]), '%d' % peak, '%d' % imported]
             rows.append(row)
     left_out = {}
     for part in parts:
         left_out.update(part['left_out'])
-    text = '## %s\n\n' % TITLES[name] + table(header, rows) + '\n'
+    text = f'## {TITLES[name]}\n\n' + table(header, rows) + '\n'
     if name in NOTES:
         text += NOTES[name] + '\n\n'
     for each, reason in left_out.items():
-        text += 'Left out: %s: %s\n\n' % (LABELS[each][0].replace('**', ''), reason)
-    command = 'make benchmark' + (' ARGS="%s"' % ' '.join(measured['arguments']) if measured['arguments'] else '')
+        text += 'Left out: {}: {}\n\n'.format(LABELS[each][0].replace('**', ''), reason)
+    command = 'make benchmark' + (' ARGS="{}"'.format(' '.join(measured['arguments'])) if measured['arguments'] else '')
     return text + '%s; %d rounds; %d threads; %s; Python %s; %s; %.1f minutes; `%s`\n' % (
         measured['date'], measured['rounds'], measured['threads'], measured['processor'], measured['python'],
         versions(parts), measured['minutes'], command)
@@ -146,7 +146,7 @@ def versions(parts):
     found = {}
     for part in parts:
         found.update(part['versions'])
-    return ', '.join('%s %s' % item for item in found.items())
+    return ', '.join('{} {}'.format(*item) for item in found.items())
 
 
 def targets(results):
@@ -157,8 +157,8 @@ def targets(results):
         if reached is None:
             verdict = ['not measured', '-']
         else:
-            verdict = ['%.2f' % reached, 'yes' if (reached <= limit) == (direction == 'at most') else 'no']
-        rows.append([what, '%s %g' % (direction, limit)] + verdict)
+            verdict = [f'{reached:.2f}', 'yes' if (reached <= limit) == (direction == 'at most') else 'no']
+        rows.append([what, f'{direction} {limit:g}'] + verdict)
     return table(['ratio', '>target', '>reached', 'holds'], rows)
 
 
@@ -170,8 +170,8 @@ def summary(results):
         if all(part['milliseconds'].get(each) for part in parts):
             row = [label, prior]
             for part in parts:
-                row += ['%.2f' % statistics.median(part['milliseconds'][each]),
-                        '%.2f' % statistics.median(ratios(part, OURS, each)), '%d' % part['memory'][each][1]]
+                row += ['{:.2f}'.format(statistics.median(part['milliseconds'][each])),
+                        f'{statistics.median(ratios(part, OURS, each)):.2f}', '%d' % part['memory'][each][1]]
             rows.append(row)
     header = ['training step, batch 128', 'prior'] + [
         cell for part in parts for cell in ('>784-%d-%d-10, ms' % (part['setting'][1], part['setting'][1]),

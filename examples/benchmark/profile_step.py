@@ -92,7 +92,7 @@ def main():
     rows += [('all operators', sum(row[1] for row in rows), sum(row[2] for row in rows))]
     rows += [('the step, by the clock', before['whole'], after['whole'])]
     for title, slow, fast in rows:
-        print('| %s | %.2f | %.2f | %.2f |' % (title, slow, fast, slow / fast))
+        print(f'| {title} | {slow:.2f} | {fast:.2f} | {slow / fast:.2f} |')
 
 
 if __name__ == '__main__':

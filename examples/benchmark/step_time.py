@@ -115,5 +115,5 @@ if __name__ == '__main__':
     print('| training step | median ms | lower quartile | upper quartile | x faster than the notebook | '
           'x the deterministic step |\n|---|---:|---:|---:|---:|---:|')
     for name, (low, mid, high) in times.items():
-        print('| %s | %.2f | %.2f | %.2f | %.2f | %.2f |' % (
+        print('| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |'.format(
             name, mid, low, high, times['notebook'][1] / mid, mid / times['deterministic, hybridized'][1]))

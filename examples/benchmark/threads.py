@@ -56,13 +56,13 @@ def main():
             found.append([float(number) for number in worker.stdout.readline().split()])
     for worker in workers:
         worker.communicate()
-    print('| %s | training step, ms | x the first | prediction, ms | x the first |' % VARIABLE)
+    print(f'| {VARIABLE} | training step, ms | x the first | prediction, ms | x the first |')
     print('|---|---:|---:|---:|---:|')
     first = None
     for setting, found in zip(settings, times):
         step, forward = (sorted(column)[ROUNDS // 2] for column in zip(*found[3:]))
         first = first or (step, forward)
-        print('| %s | %.2f | %.2f | %.2f | %.2f |' % (setting or 'not set', step, step / first[0], forward,
+        print('| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |'.format(setting or 'not set', step, step / first[0], forward,
                                                      forward / first[1]))
 
 

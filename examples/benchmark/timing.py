@@ -12,7 +12,7 @@ from mxnet import autograd, gluon
 STEPS = 5   # in a turn
 
 
-class TrainingStep(object):
+class TrainingStep:
     """What all contenders share: loss under record, backward, Adam. They differ in ``loss``, which runs the network.
 
     ``forward``, if there is one, runs it in predict mode.

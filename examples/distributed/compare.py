@@ -67,7 +67,7 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 results[name].append(history(workers, contexts, args, seed, folder))
         last = np.array([[facts[key][-1] for key in ('losses', 'nlls', 'accuracies')] for facts in results[name]])
-        print('%-22s  ' % name + '  '.join('%8.4f +- %.4f' % pair for pair in zip(
+        print('%-22s  ' % name + '  '.join('{:8.4f} +- {:.4f}'.format(*pair) for pair in zip(
             last.mean(axis=0), last.std(axis=0, ddof=1) if seeds > 1 else [np.nan] * 3)), flush=True)
     plot(results, args.output)
 

@@ -40,7 +40,7 @@ def arguments():
     if args.machines > 1 and (args.port is None or args.address == '127.0.0.1'):
         parser.error('several machines need the --address and a --port of machine 0')
     if not os.path.isfile(args.script):
-        parser.error('script: no such file (saw: %s)' % args.script)
+        parser.error(f'script: no such file (saw: {args.script})')
     return args
 
 
@@ -72,16 +72,16 @@ def start(args, processes):
         processes[name] = subprocess.Popen([sys.executable, args.script] + args.arguments,
                                            env=dict(env, DMLC_ROLE=role))
     signal.signal(signal.SIGINT, interrupted)
-    print('launch.py: started %s' % ', '.join(
-        '%s (%d)' % (name, process.pid) for name, process in processes.items()), file=sys.stderr, flush=True)
+    print('launch.py: started {}'.format(', '.join(
+        '%s (%d)' % (name, process.pid) for name, process in processes.items())), file=sys.stderr, flush=True)
 
 
 def interrupted(number, _):
-    sys.exit('launch.py: error: %s; all roles of this machine are stopped' % signal.Signals(number).name)
+    sys.exit(f'launch.py: error: {signal.Signals(number).name}; all roles of this machine are stopped')
 
 
 def ended(code):
-    return 'was killed by %s' % signal.Signals(-code).name if code < 0 else 'ended with status %d' % code
+    return f'was killed by {signal.Signals(-code).name}' if code < 0 else 'ended with status %d' % code
 
 
 def watch(processes):
@@ -113,8 +113,8 @@ def main():
                 process.kill()
             process.wait()
     if failure:
-        sys.exit('launch.py: error: %s; all other roles of this machine are stopped; the same command starts them '
-                 'again, from the last checkpoint if there is one' % failure)
+        sys.exit(f'launch.py: error: {failure}; all other roles of this machine are stopped; the same command starts them '
+                 'again, from the last checkpoint if there is one')
 
 
 if __name__ == '__main__':

@@ -61,9 +61,9 @@ def arguments(argv=None):
     args.kvstore = args.kvstore or ('dist_sync' if 'DMLC_ROLE' in os.environ else 'device')
     if args.kvstore.startswith('dist') != ('DMLC_ROLE' in os.environ):
         made.error('--kvstore dist_sync and dist_async need the roles that launch.py starts, and device one process '
-                   '(saw: %s)' % args.kvstore)
+                   f'(saw: {args.kvstore})')
     if args.kvstore.startswith('dist') and not mx.runtime.Features().is_enabled('DIST_KVSTORE'):
-        made.error('--kvstore %s needs an MXNet that was built with DIST_KVSTORE' % args.kvstore)
+        made.error(f'--kvstore {args.kvstore} needs an MXNet that was built with DIST_KVSTORE')
     return args
 
 
@@ -93,7 +93,7 @@ class Watch(threading.Thread):
 
 def end(message):
     """End this process at once: at a usual end the kvstore would wait for the other workers first."""
-    print('train_mnist.py: error: %s' % message, file=sys.stderr, flush=True)
+    print(f'train_mnist.py: error: {message}', file=sys.stderr, flush=True)
     os._exit(1)
 
 
@@ -115,16 +115,16 @@ def noise_seed(seed, epoch, rank):
 def arguments_of_the_run(args, arrays):
     """All that a run's numbers depend on, but for the number of epochs and of those who share it."""
     names = 'seed', 'batch_size', 'units', 'num_train', 'lr', 'optimizer', 'kvstore'
-    return dict({name: getattr(args, name) for name in names}, data='with CRC-32 %08x' % checksum(arrays))
+    return dict({name: getattr(args, name) for name in names}, data=f'with CRC-32 {checksum(arrays):08x}')
 
 
 def resume(path, net, run, epochs):
     """Load the Parameters of a checkpoint of the same run; returns its facts."""
     facts = load_checkpoint(path, net)
     other = facts.get('run', {})
-    different = ['%s %s' % (name, other.get(name)) for name, value in run.items() if value != other.get(name)]
+    different = [f'{name} {other.get(name)}' for name, value in run.items() if value != other.get(name)]
     if different:
-        raise ValueError('--output must be a folder without the checkpoint of another run (%s has: %s)' % (
+        raise ValueError('--output must be a folder without the checkpoint of another run ({} has: {})'.format(
             path, ', '.join(different)))
     if facts['epoch'] > epochs:
         raise ValueError('--epochs must be at least %d, which %s has done (saw: %d)' % (facts['epoch'], path, epochs))
@@ -143,7 +143,7 @@ def agree(kv, trainer, sync, **settings):
     mine = nd.array([zlib.crc32(repr(value).encode()) & 0xffffff for value in settings.values()])
     first = mine.copy()
     kv.broadcast(1000000, first, out=[first])       # Trainer has the keys 0, 1, ..., one for each Parameter
-    others = ['%s %s' % pair for pair, same in zip(settings.items(), (first == mine).asnumpy()) if not same]
+    others = ['{} {}'.format(*pair) for pair, same in zip(settings.items(), (first == mine).asnumpy()) if not same]
     if others:
         end('all workers must have the same arguments and data, and the same checkpoint in --output, on several '
             'machines by a shared folder or copies (saw: %s on rank %d, and not on rank 0)' % (

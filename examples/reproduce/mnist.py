@@ -46,7 +46,7 @@ def arguments(argv=None):
         runs.UNITS, runs.SEEDS = (40,), {}
         runs.SELECTION_EPOCHS, runs.FINAL_EPOCHS, runs.HELD_OUT = 1, {40: 3}, 1000
     if args.only and not any(args.only in name for name in runs.all_names()):
-        parser.error('--only: no run has this in its name (saw: %r)' % args.only)
+        parser.error(f'--only: no run has this in its name (saw: {args.only!r})')
     if args.output is None:
         args.output = args.work if args.quick else str(HERE)
     args.results = os.path.join(args.output, 'results')
@@ -85,8 +85,7 @@ def results_of(folder, checksum=None):
             identity = run.identity(checksum)
             result['evaluation']['mean']['error'], result['seconds'], result['errors']
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError('%s: is no result of a run of runs.py (saw: %s: %s)' % (
-                path, type(error).__name__, error)) from None
+            raise ValueError(f'{path}: is no result of a run of runs.py (saw: {type(error).__name__}: {error})') from None
         runs.check_identity(path, dict(result, name=path.stem), dict(identity, name=run.name))
         results[run.name] = result
     return results
@@ -164,7 +163,7 @@ def do_one(args, arrays, checksum):
     # As in the paper, pixels are divided by 126.
     data = [nd.array(array.reshape(-1, 784) / np.float32(126)) if array.ndim == 3 else nd.array(array)
             for array in (images, labels, test_images, test_labels)]
-    train.run_once(run, data, args.work, args.results, lambda text: print('%s: %s' % (run.name, text), flush=True),
+    train.run_once(run, data, args.work, args.results, lambda text: print(f'{run.name}: {text}', flush=True),
                    checksum)
 
 
@@ -187,7 +186,7 @@ def main(argv=None):
         import report
         report.write(results_of(args.results), args)
     except (OSError, ValueError) as error:
-        sys.exit('mnist.py: error: %s' % error)
+        sys.exit(f'mnist.py: error: {error}')
 
 
 if __name__ == '__main__':

@@ -20,15 +20,15 @@ PAPER_PRUNED = {'0.5': 1.24, '0.75': 1.24, '0.95': 1.29, '0.98': 1.39}      # ta
 
 
 def table(head, rows):
-    lines = ['| %s |' % ' | '.join(head), '|%s|' % '|'.join(['---'] + ['---:'] * (len(head) - 1))]
-    return '\n'.join(lines + ['| %s |' % ' | '.join(row) for row in rows])
+    lines = ['| {} |'.format(' | '.join(head)), '|{}|'.format('|'.join(['---'] + ['---:'] * (len(head) - 1)))]
+    return '\n'.join(lines + ['| {} |'.format(' | '.join(row)) for row in rows])
 
 
 def number(value, digits=2):
     return '-' if value is None else '%.*f' % (digits, value)
 
 
-class Results(object):
+class Results:
     """The results of the final runs, and which of the two predictions the held-out digits favour."""
 
     def __init__(self, results):
@@ -70,7 +70,7 @@ def error_rows(results):
             favoured = results.best[method][1] == part
             for i, units in enumerate(runs.UNITS):
                 errors = results.errors(method, units, part)
-                text = number(mean(errors)) + (' (%s)' % ', '.join(map(number, errors)) if len(errors) > 1 else '')
+                text = number(mean(errors)) + (' ({})'.format(', '.join(map(number, errors))) if len(errors) > 1 else '')
                 row += [('**%s**' if favoured and errors else '%s') % text,
                         number(paper[i]) if paper and len(runs.UNITS) == len(paper) else '-']
             yield row
@@ -129,14 +129,14 @@ def text(results, pictures):
                                                   for cell in ('%d units' % units, 'paper')], error_rows(results)),
              '## Targets', table(['at most', 'target', 'scale mixture prior', 'Gaussian prior', 'holds for one'],
                                   target_rows(results)),
-             '## Pruning by signal-to-noise ratio', 'Of the posterior mean. The paper, 1200 units: %s.' % ', '.join(
-                 '%g %%: %s' % (100 * float(fraction), error) for fraction, error in PAPER_PRUNED.items()),
+             '## Pruning by signal-to-noise ratio', 'Of the posterior mean. The paper, 1200 units: {}.'.format(', '.join(
+                 f'{100 * float(fraction):g} %: {error}' for fraction, error in PAPER_PRUNED.items())),
              table(['net', 'not pruned', '50 %', '75 %', '95 %', '98 %', '99 %'], pruning_rows(results)),
              '## Calibration', 'NLL in nats per example; ECE in 15 bins; AUROC of the predictive entropy for telling '
              'the test digits from the same ones turned by 90 degrees.',
              table(['method', 'units', 'error', 'NLL', 'ECE', 'AUROC'], calibration_rows(results))]
     if pictures:
-        parts += ['## Pictures'] + ['![%s](%s)' % (name.replace('_', ' '), name + '.png') for name in pictures]
+        parts += ['## Pictures'] + ['![{}]({})'.format(name.replace('_', ' '), name + '.png') for name in pictures]
     parts += ['## All runs', 'Candidates are compared on %d held-out digits of the training set, by one seed each: an '
               'error of 1.6 %% of 10,000 has a standard error of 0.13, more than most differences. There are %s; the '
               'last ones of the two methods with a posterior were added after test errors of an earlier choice had '
@@ -159,7 +159,7 @@ def networks(results, work):
             try:
                 load_checkpoint(path, net)
             except ValueError as error:
-                print('No pictures of the weights: %s' % error)
+                print(f'No pictures of the weights: {error}')
                 return {}
             found[run.method] = net
     return found

@@ -105,7 +105,7 @@ def final_runs(chosen):
 def check_identity(path, saw, wanted):
     """ValueError if the file at ``path`` is of another run, by what Run.identity says of both."""
     saw = saw or {}
-    others = ['%s %r, and not %r' % (name, saw.get(name), value) for name, value in wanted.items()
+    others = [f'{name} {saw.get(name)!r}, and not {value!r}' for name, value in wanted.items()
               if saw.get(name) != value]
     if others:
-        raise ValueError('%s: was made with %s; delete it, or take another folder' % (path, '; '.join(others)))
+        raise ValueError('{}: was made with {}; delete it, or take another folder'.format(path, '; '.join(others)))

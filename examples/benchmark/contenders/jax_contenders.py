@@ -47,7 +47,7 @@ def start(units, bayesian):
     return params
 
 
-class TrainingStep(object):
+class TrainingStep:
     """Returns all that it has made: parameters, state of the optimizer, key, and the loss."""
 
     def __init__(self, loss, params, generator, batch):

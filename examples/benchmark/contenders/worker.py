@@ -49,7 +49,7 @@ def main(framework, contender, mode, units, batch, cpus):
         framework.wait(result)
         loss = framework.loss(result, batch)
         if not math.isfinite(loss):
-            raise ValueError('the loss is %s' % loss)
+            raise ValueError(f'the loss is {loss}')
     run = {'train': step, 'predict': forward}[mode]
 
     def turn(steps):
