@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,23 @@ if not (3, 8) <= sys.version_info[:2] <= (3, 12):
 here = Path(__file__).parent
 version = re.search(r"__version__ = '(.+)'", (here / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
 
+# An index of packages shows README without the files beside it, so that its links and pictures need whole addresses.
+# A release names the repository that has them, at the tag of its version: REPOSITORY_URL=https://... python -m build.
+# Without a name, the text of a link stands alone, and so does the description of a picture.
+repository = os.environ.get('REPOSITORY_URL', '').rstrip('/')
+
+
+def whole_address(link):
+    picture, text, target = link.groups()
+    if re.match('https?://|#', target):
+        return link.group()
+    if not repository:
+        return text
+    return f'{picture}[{text}]({repository}/{"raw" if picture else "blob"}/v{version}/{target})'
+
+
+readme = re.sub(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)', whole_address, (here / 'README.md').read_text(encoding='utf-8'))
+
 plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
 # MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed; earlier ones have no wheels for CPython 3.12.
@@ -25,7 +43,7 @@ setup(
     name='bbb-layers',
     version=version,
     description='Bayes by Backprop as layers for Apache MXNet Gluon',
-    long_description=(here / 'README.md').read_text(encoding='utf-8'),
+    long_description=readme,
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),

@@ -1,55 +1,74 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""README's Python runs as it stands, from top to bottom."""
-import importlib.util
+"""README is one page that is right, also where an index of packages shows it. test_pages.py runs its Python."""
+import json
 import re
-from pathlib import Path
+import runpy
+import sys
+import types
 
-import numpy as np
 import pytest
-from mxnet import nd
+from subprocesses import EXAMPLES, ROOT
 
 import bbb_layers
-from bbb_layers import native
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
+BENCHMARK = EXAMPLES / 'benchmark'
+LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')
 
 
-def test_snippets_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
-    assert len(snippets) >= 7
-    names, accuracies = {}, []
-    for snippet in snippets:
-        if importlib.util.find_spec('onnx') is None:      # on CPython 3.12 there is none that MXNet can use
-            snippet = re.sub(r'^mx\.onnx.*\n', '', snippet, flags=re.MULTILINE)
-        print(snippet)
-        exec(compile(snippet, 'README.md', 'exec'), names)
-        if snippet is snippets[0] and native.available():     # weight and bias of three layers
-            assert names['net']._kl_tap.graph[1].tojson().count('"op": "_bbb_layers_draw"') == 6
-        if snippet is snippets[0] or 'estimator.fit' in snippet:    # an epoch each
-            images, labels = (nd.array(part) for part in names['dataset'][:])
-            accuracies.append((names['net'](images).argmax(axis=1) == labels).mean().asscalar())
-    net = names['net']
-    assert np.isfinite(names['loss'].asnumpy()).all()
-    assert len(accuracies) == 2 and 0.3 < accuracies[0] < accuracies[1]
-    assert net[0].weight.grad_req == 'write' and net[0].weight_rho.lr_mult == 0.1
+def test_it_is_one_page():
+    assert len(README.splitlines()) <= 150
 
 
 def test_what_it_names_exists():
-    for target in re.findall(r'(?:^|`)make (\w+)', README, re.MULTILINE):
-        assert re.search(f'^{target}:', (ROOT / 'Makefile').read_text(), re.MULTILINE), target
+    for page in (README, (ROOT / 'docs' / 'start.md').read_text(encoding='utf-8')):
+        targets = re.findall(r'(?:^|`)make (\w+)', page, re.MULTILINE)
+        assert targets
+        for target in targets:
+            assert re.search(f'^{target}:', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE), target
     for name in bbb_layers.__all__:
         assert hasattr(bbb_layers, name), name
 
 
-@pytest.mark.parametrize('page', ['README.md', 'examples/README.md', 'examples/reproduce/RESULTS.md'])
-def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text(encoding='utf-8')
-    links = [link.split('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text)]
-    assert links
-    for link in links:
-        assert link.startswith('https://') or not link or ((ROOT / page).parent / link).exists(), link
+@pytest.mark.parametrize('repository', ['', 'https://host.example/owner/name', 'https://host.example/owner/name/'])
+def test_an_index_of_packages_can_show_it(repository, monkeypatch):
+    """Whole addresses where the repository's is known, else no link and no picture that leads nowhere."""
+    made = {}
+    monkeypatch.setitem(sys.modules, 'setuptools', types.SimpleNamespace(
+        setup=made.update, find_packages=lambda **kwargs: []))
+    monkeypatch.setenv('REPOSITORY_URL', repository)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / 'setup.py'))
+    text = made['long_description']
+    assert made['long_description_content_type'] == 'text/markdown'
+    ours = [link for link in LINK.findall(README) if not link[2].startswith(('https://', '#'))]
+    assert any(picture for picture, _, _ in ours) and any(not picture for picture, _, _ in ours)
+    shown = {target for _, _, target in LINK.findall(text)}
+    assert all(target.startswith(('https://', '#')) for target in shown)
+    for picture, words, target in ours:
+        if repository:
+            folder = f'{repository.rstrip("/")}/{"raw" if picture else "blob"}/v{bbb_layers.__version__}'
+            assert f'{picture}[{words}]({folder}/{target})' in text
+        else:
+            assert words in text and target not in shown
+    assert LINK.sub(r'\2', text) == LINK.sub(r'\2', README)
+
+
+def test_its_pictures_are_images():
+    pictures = [target for picture, _, target in LINK.findall(README) if picture]
+    assert pictures
+    for target in pictures:
+        assert (ROOT / target).read_bytes().startswith(b'\x89PNG'), target
+
+
+def test_it_shows_the_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import peers_report
+    results = json.loads((BENCHMARK / 'RESULTS.json').read_text(encoding='utf-8'))
+    step, targets = peers_report.summary(results)
+    assert step in README
+    performance = (ROOT / 'docs' / 'performance.md').read_text(encoding='utf-8')
+    assert step in performance and targets in performance
 
 
 def test_every_example_has_its_place_in_the_gallery():
