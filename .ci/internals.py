@@ -95,8 +95,7 @@ def differences():
 
 def notices(name, test, folder):
     """Whether ``test`` fails where the package uses ``name`` under another spelling."""
-    copy = Path(folder) / name
-    copy.mkdir()
+    copy = Path(tempfile.mkdtemp(dir=folder))
     shutil.copytree(PACKAGE, copy / 'bbb_layers', ignore=shutil.ignore_patterns('__pycache__'))
     for path in (copy / 'bbb_layers').rglob('*.py'):
         text = path.read_text(encoding='utf-8')
@@ -118,7 +117,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             for names, _, test in rows():
                 for name in names:
-                    if test is None or name not in (args.rename or names) or (Path(folder) / name).exists():
+                    if test is None or name not in (args.rename or names):
                         continue
                     noticed = notices(name, test, folder)
                     print(f'{"noticed" if noticed else "UNNOTICED"} {name} by {test}', flush=True)
