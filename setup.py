@@ -45,7 +45,10 @@ setup(
     description='Bayes by Backprop as layers for Apache MXNet Gluon',
     long_description=readme,
     long_description_content_type='text/markdown',
+    author='The bbb_layers authors',
     license='Apache-2.0',
+    keywords=['Bayesian neural networks', 'Bayes by Backprop', 'variational inference', 'uncertainty', 'pruning',
+              'deep learning', 'MXNet', 'Gluon'],
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
     package_data={'bbb_layers': ['py.typed'], 'bbb_layers.native': ['src/*.h', 'src/*.cc']},
     # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed and bbb_layers brings back; it also uses distutils, which
@@ -57,8 +60,15 @@ setup(
                     'test': examples + onnx + ['hypothesis', 'pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
         'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
         'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: C++',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        *['Programming Language :: Python :: 3.%d' % minor for minor in range(8, 13)],
+        'Programming Language :: Python :: Implementation :: CPython',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
     ],
 )

@@ -41,9 +41,9 @@ def orders(seeds):
 def digest(file):
     """A hash of what the result of ``file`` depends on."""
     others = [path for path in (ROOT / 'tests').rglob('*.py') if not path.name.startswith('test_')]
-    others += [path for path in ROOT.iterdir() if path.is_file()]       # README.md, setup.py, pytest.ini, ...
+    others += [path for path in ROOT.iterdir() if path.is_file()]       # README.md, setup.py, pyproject.toml, ...
     others += [path for folder in ('bbb_layers', 'examples', 'docs') for path in (ROOT / folder).rglob('*')
-               if path.suffix in ('.py', '.h', '.cc', '.md', '.rst')]
+               if path.suffix in ('.py', '.h', '.cc', '.md', '.rst', '.ipynb')]
     content = hashlib.sha256()
     for path in [file] + sorted(others):
         content.update(path.read_bytes())

@@ -36,7 +36,7 @@ assert not missing, missing
 def sources(*folders):
     """The files of ``folders`` that are written by hand."""
     return sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob('*')
-                  if path.suffix in ('.py', '.h', '.cc', '.rst') or path.name == 'py.typed')
+                  if path.suffix in ('.py', '.h', '.cc', '.md', '.rst', '.ipynb', '.svg') or path.name == 'py.typed')
 
 
 def check(archive, names, wanted):
@@ -60,8 +60,8 @@ def main():
     with tarfile.open(sdist) as tar:
         names = [name.partition('/')[2] for name in tar.getnames()]
     check(sdist, names, package + sources('tests', 'examples', 'docs') + [
-        'LICENSE', 'README.md', 'CHANGELOG.md', 'Makefile', 'setup.py', 'pytest.ini', 'mypy.ini', 'ruff.toml',
-        '.ci/run'])
+        'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'Makefile', 'setup.py',
+        'pyproject.toml', '.ci/run'])
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / 'bin' / 'python'
