@@ -31,7 +31,7 @@ def classic(value: Any) -> Any:
 
 
 def gluon_kind(value: Any) -> Any:
-    """``value`` with its arrays and Symbols in the kind that Gluon's layers take now, also in nested containers."""
+    """``value`` with its arrays and Symbols in the kind that Gluon's layers take now, also if they are nested."""
     return _convert(value, 'as_np_ndarray' if is_np_array() else 'as_nd_ndarray')
 
 
@@ -53,7 +53,7 @@ def on_classic_arrays(function):
 
 
 def value_of(param, context=None):
-    """The classic array that ``param`` stores on ``context``, by default on its first context.
+    """The classic array that ``param`` stores on ``context``, by default on the first context that it has.
 
     The ``data`` of a subclass may return another array, such as the stored array after dropout.
     """

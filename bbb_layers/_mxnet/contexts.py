@@ -25,7 +25,7 @@ def computed_on(context: Context) -> Context:
 
 
 def moved_to(context: Context, value: Any) -> Any:
-    """``value``, in which arrays from other memory of a CPU are moved to ``context``, if that is a CPU too.
+    """``value`` with its arrays moved to ``context``, if the array and ``context`` are both in the memory of a CPU.
 
     Arrays in nested lists and tuples are moved as well. Arrays on other processors stay where they are, so that MXNet
     refuses them as usual.

@@ -37,7 +37,7 @@ def walk_with_paths(net: Block) -> Iterator[Tuple[str, Block]]:
 
 
 def own_parameters(block: Block) -> List[Parameter]:
-    """The Parameters that ``block`` itself holds, including Parameters that are not attributes but stand in a list."""
+    """The Parameters that ``block`` itself holds, including Parameters that are in a list and not attributes."""
     # block.params would be wrong: for a cell around another cell, such as ResidualCell, it belongs to the inner cell.
     found = {id(param): param for params in (block._reg_params, block._params) for param in params.values()}
     return list(found.values())

@@ -188,7 +188,7 @@ def current_frame(F: Any) -> Optional[Frame]:
     Raises
     ------
     RuntimeError
-        If a control flow operator is being traced: a layer in it would draw anew at each of its steps.
+        If a control flow operator is being traced: a layer in it would make a new draw at each step.
     """
     traced = F is symbol
     if traced and '__subgraph_name__' in getattr(AttrScope._current, 'value', AttrScope()).get(None):
@@ -200,7 +200,7 @@ def current_frame(F: Any) -> Optional[Frame]:
 
 @contextlib.contextmanager
 def one_forward(block: Block, args: Iterable, root: Optional[Block] = None) -> Iterator[None]:
-    """Make the code inside one forward of ``block`` on ``args``, or a part of the forward or trace around it."""
+    """Treat the code inside as one forward of ``block`` on ``args``, or as a part of the forward or trace around it."""
     arrays = list(leaves(args))
     traced = any(isinstance(array, symbol.Symbol) for array in arrays)
     if _frames() and _frames()[-1].traced == traced:

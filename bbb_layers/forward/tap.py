@@ -134,8 +134,8 @@ class _HybridTap(Tap):
     def get_graph(self, *args: Any) -> Any:
         """Replaces ``_get_graph``: the KL terms follow the block's own outputs.
 
-        ``_cached_graph`` remains the graph without the terms, so that the outputs of an exported graph are those of
-        ``net(x)``.
+        ``_cached_graph`` remains the graph without the terms, so that ``export`` writes a graph whose outputs are the
+        outputs of ``net(x)``.
         """
         block = self.block
         if not block._cached_graph:

@@ -39,7 +39,7 @@ if hasattr(os, 'register_at_fork'):
 
 
 def _registered():
-    """Whether MXNet already has the operators. It must be asked, because MXNet can load a library at most twice."""
+    """Whether MXNet already has the operators. This is checked, because MXNet can load a library at most twice."""
     return _LIB.NNGetOpHandle(c_str('_bbb_layers_adam'), ctypes.byref(OpHandle())) == 0
 
 

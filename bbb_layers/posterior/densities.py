@@ -15,7 +15,7 @@ def half_square(z):
 def student_t_log_normalizer(df):
     """Log density at 0 of Student's t distribution with scale 1."""
     half = df / 2
-    # Beyond 1e6 the difference of the two lgamma would lose its digits. The next term of the series is
+    # Beyond 1e6 the difference of the two lgamma values would lose its digits. The next term of the series is
     # 1 / (192 half^3).
     ratio = math.lgamma(half + 0.5) - math.lgamma(half) if df < 1e6 else 0.5 * math.log(half) - 1 / (8 * half)
     return ratio - 0.5 * math.log(df * math.pi)

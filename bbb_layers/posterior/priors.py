@@ -99,7 +99,7 @@ class Prior:
         .. math:: -\log\sigma - \tfrac{1}{2}\log(2 \pi e) - \log p(w)
 
         The first two terms are E_q[log q(w)]. The last term is one sample of -E_q[log p(w)], at the draw ``w`` that
-        made the network's output. The gradient is that of Blundell et al. 2015, eq. 2, with less variance.
+        made the network's output. The gradient is the one of Blundell et al. 2015, eq. 2, with less variance.
 
         Parameters
         ----------
@@ -202,9 +202,9 @@ class GaussianPrior(Prior):
     Parameters
     ----------
     sigma : float or array, default 1.0
-        Standard deviation, positive and finite. An array has the shape of the weights and gives one for each weight.
+        Standard deviation, positive and finite. An array has the shape of the weights, with one value per weight.
     mu : float or array, default 0.0
-        Mean, finite. An array has the shape of the weights and gives one for each weight.
+        Mean, finite. An array has the shape of the weights, with one value per weight.
     learnable : bool, default False
         Whether mean and standard deviation are learned from the data (empirical Bayes), starting from ``mu`` and
         ``sigma``, which must be numbers. Each Parameter of a layer then has its own prior. The layer holds the
@@ -344,7 +344,7 @@ class MixturePrior(Prior):
     def log_prob(self, w):
         F = _operators(w)
         components = self._components()
-        # The exponents of all components are multiples of the narrowest component's, so one square is enough.
+        # The exponents of all components are multiples of one exponent, the narrowest's, so one square is enough.
         narrowest = components[-1][0]
         squares = half_square(w * (1 / narrowest))
         total = None

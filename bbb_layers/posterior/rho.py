@@ -155,7 +155,7 @@ class RhoParameter(_FollowsMu):
         self.forget_symbols()
 
     def forget_symbols(self):
-        """Discard the Symbols of mu, rho and the prior's Parameters; new ones get the shapes of the present."""
+        """Discard the Symbols of mu, rho and the prior's Parameters; new Symbols get the present shapes."""
         for param in [self, self.mu] + list(self.prior_parameters.values()):
             param._var = None
 

@@ -9,7 +9,7 @@
 // which backward makes the noise again. Keeping the noise would cost memory, and MXNet would make an array of zeros as
 // its gradient. The seed is four whole numbers below 2^16, which float32 represents exactly.
 //
-// MXNet does not tell the operator whether it must add to a gradient (grad_req), nor shapes that are only partly known.
+// MXNet tells the operator neither which kind of write is asked for (grad_req), nor shapes that are only partly known.
 // The code that builds the graph takes care of both, see bbb_layers/forward/draw.py.
 #include <stdexcept>
 #include <string>
