@@ -7,7 +7,7 @@ here. Each file runs alone in its own order, in reverse, in random orders, and o
 
     .venv/3.11/bin/python .ci/isolation.py                          # all files, with the random orders 1, 2 and 3
     .venv/3.11/bin/python .ci/isolation.py --seeds 4,5 --jobs 2     # other random orders, two runs at a time
-    .venv/3.11/bin/python .ci/isolation.py tests/test_loss.py       # one file
+    .venv/3.11/bin/python .ci/isolation.py tests/training/test_loss.py    # one file
 
 The output of each run is in build/isolation, and the last lines of a run that failed name the way to repeat it. A run
 that passed is not repeated until its test file, or something that is no test file, changes: a stopped call can be made
@@ -15,7 +15,7 @@ again and goes on. ``rm -r build/isolation`` starts anew.
 
 Several files can also share one process, in one random order of all their tests:
 
-    .venv/3.11/bin/python -m pytest --random-order-bucket=global --random-order-seed=1 tests/test_lo*.py
+    .venv/3.11/bin/python -m pytest --random-order-bucket=global --random-order-seed=1 tests/training
 """
 import argparse
 import hashlib
@@ -40,7 +40,7 @@ def orders(seeds):
 
 def digest(file):
     """A hash of what the result of ``file`` depends on."""
-    others = [path for path in (ROOT / 'tests').glob('*.py') if not path.name.startswith('test_')]
+    others = [path for path in (ROOT / 'tests').rglob('*.py') if not path.name.startswith('test_')]
     others += [path for path in ROOT.iterdir() if path.is_file()]       # README.md, setup.py, pytest.ini, ...
     others += [path for folder in ('bbb_layers', 'examples', 'docs') for path in (ROOT / folder).rglob('*')
                if path.suffix in ('.py', '.h', '.cc', '.md', '.rst')]
@@ -82,7 +82,7 @@ def main():
     names = args.orders.split(',') if args.orders else list(known)
     if not set(names) <= set(known):
         parser.error(f'--orders must be some of {",".join(known)} (saw: {args.orders})')
-    files = [file.resolve() for file in args.files] or sorted((ROOT / 'tests').glob('test_*.py'))
+    files = [file.resolve() for file in args.files] or sorted((ROOT / 'tests').rglob('test_*.py'))
     OUTPUT.mkdir(parents=True, exist_ok=True)
     # Order by order, so that what most files can fail by is known first.
     runs = [(file, name, known[name]) for name in names for file in files]

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / 'dist'
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
 #: The tests that run where the command line names none.
-CORE = [f'tests/test_{name}.py' for name in ('layers', 'loss', 'checkpoint', 'native', 'numpy_bool', 'predict')]
+CORE = [f'tests/{name}.py' for name in (
+    'layers/test_layers', 'training/test_loss', 'checkpoint/test_checkpoint', 'native/test_native',
+    '_mxnet/test_numpy_bool', 'prediction/test_predict')]
 #: What the installed package must have, and be, in a process that does not see this folder.
 PROBE = '''
 import pathlib, sys

@@ -3,6 +3,7 @@ import os
 import random
 import shutil
 import zlib
+from pathlib import PurePosixPath
 
 # The tests run in as many processes as there are processors.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -28,11 +29,28 @@ def mode(request):
     return request.param
 
 
+def seed_key(node):
+    """What the random numbers of a test follow from: the name of its file, in whichever folder, and its own name."""
+    path, _, rest = node.nodeid.partition('::')
+    marker = node.get_closest_marker('seed_key')
+    if marker is None:
+        return f'tests/{PurePosixPath(path).name}::{rest}'
+    key, = marker.args
+    return key + node.name[len(node.originalname):]
+
+
 @pytest.fixture(autouse=True)
 def seed(request):
-    """A seed of its own for every test, printed where the test fails."""
-    value = zlib.crc32(request.node.nodeid.encode())
-    print('seed: %d' % value)
+    """A seed of its own for every test, printed where the test fails.
+
+    It follows from a key, which is ``tests/<name of the file>::<name of the test>[<parameters>]``. A file that moves
+    into another folder keeps its random numbers therefore. A test that gets another name, or moves into another file,
+    keeps them by a marker with the key that it had, without the parameters, which are added to it:
+
+        @pytest.mark.seed_key('tests/test_layers.py::test_of_old')
+    """
+    value = zlib.crc32(seed_key(request.node).encode())
+    print(f'seed: {value}')
     random.seed(value)
     np.random.seed(value)
     mx.random.seed(value % 2 ** 31)

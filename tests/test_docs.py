@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from mxnet.gluon import Block
+from subprocesses import ROOT
 
 import bbb_layers
 from bbb_layers import BayesBlock, BayesConv2D, BayesDense, checkpoint, metrics, native, plot, schedules
 
-ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = {f'{module.__name__}.{name}': getattr(module, name)
           for module in (bbb_layers, plot, metrics, schedules, native, checkpoint) for name in module.__all__}
 CALLABLES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value) or inspect.isfunction(value)}

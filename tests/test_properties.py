@@ -32,7 +32,6 @@ from bbb_layers._mxnet import tree
 from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint
 from bbb_layers.posterior import parameters
 
-ROOT = Path(__file__).resolve().parent.parent
 HUNT = int(os.environ.get('BBB_LAYERS_HUNT', '0'))
 
 

@@ -2,16 +2,15 @@
 """README's Python runs as it stands, from top to bottom."""
 import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from mxnet import nd
+from subprocesses import ROOT
 
 import bbb_layers
 from bbb_layers import native
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 

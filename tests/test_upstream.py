@@ -5,12 +5,12 @@ import json
 import signal
 import sys
 import time
-from pathlib import Path
 
 import mxnet as mx
 import pytest
+from subprocesses import TESTS
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / 'upstream'))
+sys.path.insert(0, str(TESTS / 'upstream'))
 compare, exchange = (importlib.import_module(name) for name in ('compare', 'exchange'))
 
 TESTS = '''

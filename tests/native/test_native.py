@@ -1,0 +1,333 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import os
+import re
+import sys
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+import subprocesses
+from mxnet import nd
+from subprocesses import ROOT
+
+from bbb_layers import native
+from bbb_layers.native import build
+
+#: Asks for the native operators, and makes one step of Adam, with them or without.
+USE = '''
+import logging
+logging.basicConfig(level=logging.INFO, format='%(name)s %(levelname)s: %(message)s')
+from bbb_layers import native
+from bbb_layers.optimizer import FusedAdam
+from bbb_layers.training import optimizer as optimizer_module
+import mxnet as mx
+print(native.available(), native.available(), native.instruction_set())
+weight, optimizer = mx.nd.ones((3,)), FusedAdam(learning_rate=0.5)
+optimizer.update([0], [weight], [mx.nd.ones((3,))], [optimizer.create_state(0, weight)])
+print([round(float(value), 3) for value in weight.asnumpy()])
+'''
+#: Stands for a compiler, and notes each compilation: it hands out a library that is compiled already.
+COMPILER = '''#!%(python)s
+import shutil, sys
+if '--version' in sys.argv:
+    print(%(version)r)
+    sys.exit()
+with open(%(log)r, 'a') as log:
+    log.write(' '.join(sys.argv[1:]) + '\\n')
+%(fails)s
+shutil.copyfile(%(library)r, sys.argv[sys.argv.index('-o') + 1])
+'''
+
+
+@pytest.fixture
+def compiler(compiled, tmp_path):
+    """Makes a compiler that takes no time; it has the lines of its log as ``compiler.calls()``."""
+    def make(version='g++ (Test) 1.0', fails=''):
+        library, script = tmp_path / 'library', tmp_path / 'compiler'
+        library.write_bytes(Path(native._State.path).read_bytes()[:-32])
+        script.write_text(COMPILER % {'python': sys.executable, 'version': version, 'log': str(tmp_path / 'log'),
+                                      'library': str(library), 'fails': fails})
+        script.chmod(0o755)
+        return str(script)
+
+    def calls():
+        lines = (tmp_path / 'log').read_text().splitlines() if (tmp_path / 'log').exists() else []
+        return [line for line in lines if '/adam.cc' in line]   # the first of the sources stands for all
+
+    make.calls = calls
+    return make
+
+
+def start(code=USE, **environment):
+    """A process with no variables of the package's but these."""
+    names = 'BBB_LAYERS_NATIVE', 'BBB_LAYERS_ISA', 'BBB_LAYERS_CACHE', 'XDG_CACHE_HOME', 'CXX'
+    return subprocesses.start('-c', code, environment={**dict.fromkeys(names), **environment})
+
+
+def finish(process):
+    """What it printed, and what its log says about the operators in use."""
+    done = subprocesses.finish(process, limit=900)
+    return done.stdout.splitlines(), [line for line in done.stderr.splitlines() if line.startswith('bbb_layers INFO')]
+
+
+def run(*args, **kwargs):
+    return finish(start(*args, **kwargs))
+
+
+def assert_used(result, folder):
+    (available, weight), log = result
+    assert available == f'True True {native.instruction_set()}' and weight == '[0.5, 0.5, 0.5]'
+    assert len(log) == 1
+    assert re.fullmatch(rf'bbb_layers INFO: native operators are in use: {re.escape(str(folder))}/native-[0-9a-f]{{16}}'
+                        rf'\.so, {native.instruction_set()}', log[0])
+
+
+def assert_not_used(result, reason):
+    (available, weight), log = result
+    assert available == 'False False None' and weight == '[0.5, 0.5, 0.5]'
+    assert len(log) == 1
+    assert log[0].startswith("bbb_layers INFO: native operators are not in use, but MXNet's: ") and reason in log[0]
+
+
+def test_compiles_once_also_in_two_processes(compiled, tmp_path):
+    cache = tmp_path / 'some' / 'cache'
+    for result in [finish(process) for process in [start(BBB_LAYERS_CACHE=str(cache)) for _ in range(2)]]:
+        assert_used(result, cache)
+    library, = cache.iterdir()      # and nothing is left of the compilation
+    before = library.stat()
+    assert_used(run(BBB_LAYERS_CACHE=str(cache)), cache)
+    assert (library.stat().st_mtime_ns, library.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_cache(compiler, tmp_path):
+    cache = tmp_path / 'cache'
+    environment = {'BBB_LAYERS_CACHE': str(cache), 'CXX': compiler() + ' --an-argument'}
+    for _ in range(2):
+        assert_used(run(**environment), cache)
+        call, = compiler.calls()
+    assert '--an-argument' in call and '-O3' in call and '-fopenmp' in call
+    assert 'native' not in call.split('-march=')[1:] and 'fast-math' not in call
+    first, = cache.iterdir()
+    content = first.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for calls, broken in enumerate([b'', content[:100], content[:-1], content[:len(content) // 2], bytes(flipped)], 2):
+        first.write_bytes(broken)
+        assert_used(run(**environment), cache)
+        assert len(compiler.calls()) == calls and first.read_bytes() == content
+    compiler(version='g++ (Test) 2.0')
+    assert_used(run(**environment), cache)
+    assert len(compiler.calls()) == 7 and len(list(cache.iterdir())) == 2
+
+
+def test_import_compiles_nothing(compiler, tmp_path):
+    out, log = run('import bbb_layers, bbb_layers.native, bbb_layers.optimizer, mxnet as mx\n'
+                   'mx.optimizer.create("fusedadam")', BBB_LAYERS_CACHE=str(tmp_path / 'cache'), CXX=compiler())
+    assert compiler.calls() == [] and not (tmp_path / 'cache').exists() and log == []
+
+
+def test_turned_off(compiler, tmp_path):
+    result = run(BBB_LAYERS_NATIVE='0', BBB_LAYERS_CACHE=str(tmp_path / 'cache'), CXX=compiler())
+    assert_not_used(result, 'BBB_LAYERS_NATIVE is 0')
+    assert compiler.calls() == [] and not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.parametrize('environment', [{'CXX': 'no-such-compiler'}, {'PATH': '/no-such-folder'}], ids=str)
+def test_without_a_compiler(environment, tmp_path):
+    assert_not_used(run(BBB_LAYERS_CACHE=str(tmp_path), **environment),
+                    'no C++ compiler among: ' + environment.get('CXX', 'g++, clang++, c++'))
+
+
+def test_a_compiler_that_fails(compiler, tmp_path):
+    cache = tmp_path / 'cache'
+    assert_not_used(run(BBB_LAYERS_CACHE=str(cache), CXX=compiler(fails='sys.exit("it is broken")')), 'it is broken')
+    assert list(cache.iterdir()) == [] and len(compiler.calls()) == 2
+
+
+def test_a_compiler_that_makes_no_library(compiler, tmp_path):
+    fails = 'open(sys.argv[sys.argv.index("-o") + 1], "w").write("no library"); sys.exit()'
+    assert_not_used(run(BBB_LAYERS_CACHE=str(tmp_path / 'cache'), CXX=compiler(fails=fails)), 'native-')
+
+
+def test_without_openmp(compiler, tmp_path):
+    fails = 'if "-fopenmp" in sys.argv: sys.exit("no OpenMP")'
+    environment = {'BBB_LAYERS_CACHE': str(tmp_path / 'cache'), 'CXX': compiler(fails=fails)}
+    assert_used(run(**environment), tmp_path / 'cache')
+    assert ['-fopenmp' in call for call in compiler.calls()] == [True, False]
+
+
+def test_clang_brings_no_openmp(compiler, tmp_path):
+    environment = {'BBB_LAYERS_CACHE': str(tmp_path / 'cache'), 'CXX': compiler(version='clang version 14')}
+    assert_used(run(**environment), tmp_path / 'cache')
+    assert ['-fopenmp' in call for call in compiler.calls()] == [False]
+
+
+def test_a_cache_that_cannot_be_written(compiler, tmp_path):
+    (tmp_path / 'file').write_text('')
+    for environment in ({'BBB_LAYERS_CACHE': str(tmp_path / 'file' / 'cache')}, {'HOME': '/dev/null'},
+                        {'XDG_CACHE_HOME': str(tmp_path / 'file')}):
+        assert_not_used(run(CXX=compiler(), **environment), 'Not a directory')
+    assert compiler.calls() == []
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv('BBB_LAYERS_CACHE', raising=False)
+    monkeypatch.setenv('HOME', '/home/someone')
+    monkeypatch.setenv('XDG_CACHE_HOME', 'relative')
+    assert build.cache_folder() == Path('/home/someone/.cache/bbb_layers')
+    monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
+    assert build.cache_folder() == Path('/xdg/bbb_layers')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('BBB_LAYERS_CACHE', 'mine')
+    assert build.cache_folder() == tmp_path / 'mine'
+    monkeypatch.delenv('BBB_LAYERS_CACHE')
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(os.path, 'expanduser', lambda path: path)
+    with pytest.raises(build.BuildError, match='no home directory'):
+        build.cache_folder()
+
+
+def test_mxnet_without_its_sources(monkeypatch, tmp_path):
+    monkeypatch.setattr(build.libinfo, 'find_include_path', lambda: str(tmp_path / 'include'))
+    with pytest.raises(build.BuildError, match='lib_api.h'):
+        build._includes()
+
+
+def test_imported_again(compiled):
+    # MXNet raises when it loads a library for the third time.
+    code = USE + '''
+import sys
+for _ in range(3):
+    for name in [name for name in sys.modules if name.startswith('bbb_layers.native')]:
+        del sys.modules[name]
+    import bbb_layers.native
+    assert bbb_layers.native is not native and bbb_layers.native.available()
+    native = bbb_layers.native
+'''
+    _, log = run(code, BBB_LAYERS_CACHE=str(Path(native._State.path).parent), CXX=os.environ.get('CXX'))
+    assert len(log) == 4 and len(set(log)) == 1
+
+
+def test_operators_of_mxnet_stay_as_they_are(compiled):
+    # mx.library.load makes them anew.
+    code = '''
+from bbb_layers import native
+import mxnet as mx
+kept, name = mx.nd.op.relu, mx.nd.__name__
+print(native.available(), mx.nd.op.relu is kept, mx.nd.__name__ == name)
+'''
+    out, _ = run(code, BBB_LAYERS_CACHE=str(Path(native._State.path).parent), CXX=os.environ.get('CXX'))
+    assert out == ['True True True']
+
+
+#: Prints the instruction set and a hash of what Adam makes of all sizes up to 70 and some larger ones.
+HASH = '''
+import hashlib
+from bbb_layers import native
+from bbb_layers.optimizer import FusedAdam
+from bbb_layers.training import optimizer as optimizer_module
+import mxnet as mx, numpy as np
+assert native.available()
+digest = hashlib.sha256()
+for clip_gradient in (None, 0.5):
+    random, optimizer = np.random.RandomState(3), FusedAdam(learning_rate=0.1, wd=0.01, clip_gradient=clip_gradient)
+    sizes = list(range(1, 71)) + [4095, 4096, 4097, 100003]
+    weights = [mx.nd.array(random.normal(size=size)) for size in sizes]
+    states = [optimizer.create_state(i, weight) for i, weight in enumerate(weights)]
+    for step in range(6):
+        grads = [mx.nd.array(random.normal(size=size) * 10. ** random.randint(-30, 10)) for size in sizes]
+        grads[40][:3] = mx.nd.array([np.nan, np.inf, -np.inf])
+        optimizer.update(list(range(len(sizes))), weights, grads, states)
+    for arrays in zip(weights, *zip(*states)):
+        for array in arrays:
+            values = array.asnumpy()
+            values[np.isnan(values)] = 7    # which NaN it is may differ
+            digest.update(values.tobytes())
+print(native.instruction_set(), digest.hexdigest())
+'''
+
+
+def test_instruction_sets_and_threads_agree_in_every_bit(compiled):
+    def hashed(wanted, threads):
+        (line,), _ = run(HASH, BBB_LAYERS_CACHE=str(Path(native._State.path).parent), BBB_LAYERS_ISA=wanted,
+                         OMP_NUM_THREADS=threads, CXX=os.environ.get('CXX'))
+        return line.split()
+
+    known = ['sse2', 'avx2', 'avx512']
+    best, digest = hashed(None, '2')
+    for wanted, threads in (('sse2', '1'), ('sse2', '2'), ('avx2', '1'), ('avx512', '1')):
+        least = known[min(known.index(wanted), known.index(best))]
+        assert hashed(wanted, threads) == [least, digest]
+
+
+def floats(*values):
+    return native.floats(values)
+
+
+def adam(arrays, **changed):
+    attributes = dict(parameters=1, step=2 ** 40, lrs=floats(0.1), wds=floats(0.),
+                      settings=floats(0.9, 0.999, 1e-8, 1., -1.))
+    attributes.update(changed)
+    native.operator(nd, '_bbb_layers_adam')(
+        *arrays, **{name: value for name, value in attributes.items() if value is not None})
+    nd.waitall()
+
+
+def arrays_of(shape=(2, 3), dtype='float32'):
+    weight = nd.ones(shape, dtype=dtype)
+    return [weight, weight, nd.ones(shape, dtype=dtype), nd.zeros(shape, dtype=dtype), nd.zeros(shape, dtype=dtype)]
+
+
+@pytest.mark.parametrize('place', [0, 1, 2, 3, 4])
+def test_arrays_are_checked(compiled, place):
+    for other, message in ((nd.ones((2, 3), dtype='float64'), 'must be float32'),
+                           (nd.ones((2, 3), dtype='float16'), 'must be float32'),
+                           (nd.ones((3, 2)), "must have the weight's shape"),
+                           (nd.ones((6,)), "must have the weight's shape"),
+                           (nd.ones((2, 3)).tostype('row_sparse'), 'not dense')):
+        arrays = arrays_of()
+        arrays[place] = other
+        with pytest.raises(mx.MXNetError, match=message):
+            adam(arrays)
+        assert (arrays[3 if place != 3 else 4].asnumpy() == 0).all()
+    with pytest.raises(mx.MXNetError):
+        adam(arrays_of()[:place])
+
+
+@pytest.mark.parametrize('changed, message', [
+    ({'parameters': -1}, 'parameters must be a whole number'), ({'parameters': None}, 'parameters must be given'),
+    ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'),
+    ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
+    ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'), ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),
+    ({'settings': floats(1)}, 'settings must be 40 hexadecimal'), ({'settings': None}, 'settings must be given')])
+def test_attributes_are_checked(compiled, changed, message):
+    arrays = arrays_of()
+    with pytest.raises(mx.MXNetError, match=message):
+        adam(arrays, **changed)
+    assert (arrays[3].asnumpy() == 0).all()
+    adam(arrays)
+    np.testing.assert_allclose(arrays[3].asnumpy(), 0.1, rtol=1e-6)     # an error is no lasting one
+
+
+def test_unknown_operator(compiled):
+    with pytest.raises(mx.MXNetError, match='_bbb_layers_no_such'):
+        native.operator(nd, '_bbb_layers_no_such')
+
+
+def test_operators_as_symbols(compiled):
+    inputs = [mx.sym.Variable(name) for name in ('weight', 'again', 'grad', 'mean', 'var')]
+    symbol = native.operator(mx.sym, '_bbb_layers_adam')(*inputs, parameters=1, step=0, lrs='', wds='', settings='')
+    assert sorted(symbol.list_inputs()) == ['again', 'grad', 'mean', 'var', 'weight']
+    assert symbol.list_auxiliary_states() == ['weight', 'mean', 'var']      # what it changes
+
+
+def test_sources_are_installed(tmp_path):
+    if not (ROOT / 'bbb_layers').exists():
+        pytest.skip('for a tree with the package in it; these tests run on an installed one')
+    pytest.importorskip('setuptools')
+    subprocesses.run('setup.py', '-q', 'build_py', '--build-lib', tmp_path / 'lib', 'egg_info', '--egg-base', tmp_path,
+                     cwd=ROOT)
+    sources = {file.name for file in (ROOT / 'bbb_layers' / 'native' / 'src').iterdir()}
+    assert sources == {file.name for file in (tmp_path / 'lib' / 'bbb_layers' / 'native' / 'src').iterdir()}
+    assert {'adam.cc', 'adam.h', 'library.cc'} <= sources
