@@ -43,7 +43,8 @@ def make_folder(path):
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise OSError(f'must be a folder, to be made or there, that files can be written to (saw: {path}; {error.strerror})') from None
+        raise OSError('must be a folder, to be made or there, that files can be written to '
+                      f'(saw: {path}; {error.strerror})') from None
 
 
 class _Parser(argparse.ArgumentParser):

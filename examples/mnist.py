@@ -288,7 +288,8 @@ def main():
         if args.load is None:
             train(net, train_data, test_data, args, history)
         else:
-            print(f'train accuracy {accuracy(net, *train_data, args):.4f}, test accuracy {accuracy(net, *test_data, args):.4f}')
+            print(f'train accuracy {accuracy(net, *train_data, args):.4f}, '
+                  f'test accuracy {accuracy(net, *test_data, args):.4f}')
         uncertain = print_uncertainty(net, test_data, args)
         if args.output is not None:
             draw(net, history, uncertain, args.output)

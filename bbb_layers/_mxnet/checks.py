@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checks of arguments: each names the argument, its value and the constraint."""
+"""Checks of arguments. The error of each check names the argument, its value and the constraint."""
 import math
 import numbers
 import sys
@@ -21,20 +21,21 @@ def _number(name, value, kind=numbers.Real):
 def _float(name, value):
     try:
         value = float(_number(name, value))
-    except OverflowError:       # an integer beyond all floats
+    except OverflowError:       # the integer is larger than every float
         return math.inf if value > 0 else -math.inf
     return normal(value)
 
 
 def normal(value):
-    """``value``, a float, or 0 if it has no normal form, as MXNet's operators refuse to read it then."""
+    """``value``, a float, or 0 if it is subnormal: MXNet's operators refuse to read subnormal numbers."""
     return 0. if abs(value) < sys.float_info.min else value
 
 
 def check_positive(name, value):
-    """``value`` as a float, if it is positive and finite; else ValueError, or TypeError for what is no number.
+    """``value`` as a float if it is positive and finite; otherwise ValueError, or TypeError if it is not a number.
 
-    Numbers that float32 has no normal form of count as 0 and infinite: most networks compute in it.
+    Numbers that are too small or too large for a normal float32 count as 0 or infinite, because most networks compute
+    in float32.
     """
     value = _float(name, value)
     if not 1.2e-38 < value < 3.4e38:
@@ -59,11 +60,11 @@ def check_not_negative(name, value):
 
 
 def check_fraction(name, value, closed=False):
-    """``value`` as a float, if it is between 0 and 1, these two included only if ``closed``."""
+    """``value`` as a float, if it is between 0 and 1; the two bounds are allowed only if ``closed``."""
     value = _float(name, value)
     if not (0 <= value <= 1 if closed else 0 < value < 1):
-        raise ValueError('{} must be between 0 and 1, {} (saw: {!r})'.format(
-            name, 'both included' if closed else 'both excluded', value))
+        bounds = 'both included' if closed else 'both excluded'
+        raise ValueError(f'{name} must be between 0 and 1, {bounds} (saw: {value!r})')
     return value
 
 
@@ -72,60 +73,60 @@ def check_count(name, value):
     value = int(_number(name, value, numbers.Integral))
     if value < 1:
         raise ValueError(f'{name} must be at least 1 (saw: {value!r})')
-    if value >= 2 ** 31:        # which neither MXNet nor anybody's patience has room for
+    if value >= 2 ** 31:        # too many for MXNet, and too many to wait for
         raise ValueError(f'{name} must be below 2 ** 31 (saw: {value!r})')
     return value
 
 
 def check_array(name, value, axes='batch_size, ...'):
-    """``value``, an NDArray or a numpy array, as a numpy array of float64, if it has these axes and no NaN."""
+    """``value``, an NDArray or a numpy array, as a numpy array of float64, if it has these ``axes`` and no NaN."""
     array = value.asnumpy() if isinstance(value, NDArray) else value
     if not isinstance(array, np.ndarray) or array.dtype.kind not in 'biuf':
-        raise TypeError('{} must be an NDArray or a numpy array of numbers (saw: {})'.format(
-            name, getattr(array, 'dtype', type(array).__name__)))
+        seen = getattr(array, 'dtype', type(array).__name__)
+        raise TypeError(f'{name} must be an NDArray or a numpy array of numbers (saw: {seen})')
     if array.ndim < sum(axis != '...' for axis in axes.split(', ')) or not array.size:
         raise ValueError(f'{name} must have the shape ({axes}) and not be empty (saw: shape {array.shape})')
     array = array.astype(np.float64)
     if np.isnan(array).any():
-        raise ValueError('%s must not be NaN (saw: %d of %d values)' % (name, np.isnan(array).sum(), array.size))
+        raise ValueError(f'{name} must not be NaN (saw: {np.isnan(array).sum()} of {array.size} values)')
     return array
 
 
 def check_probabilities(name, value, axes):
-    """``value`` as :func:`check_array` has it, if it is probabilities over the last axis."""
+    """The result of :func:`check_array` for ``value``, if it holds probabilities over the last axis."""
     probs = check_array(name, value, axes)
-    message = name + ' must be probabilities, not logits: %s (saw: %r)'
+    demand = f'{name} must be probabilities, not logits'
     if (probs < 0).any():
-        raise ValueError(message % ('at least 0', probs.min()))
-    # float32 softmax is off by 3e-6 for 300,000 classes, float16 softmax by 5e-3 for 10 to 1,000.
+        raise ValueError(f'{demand}: at least 0 (saw: {probs.min()!r})')
+    # The sums of a float32 softmax are off by 3e-6 for 300,000 classes, those of a float16 softmax by 5e-3 for 10 to
+    # 1,000 classes.
     sums = probs.sum(axis=-1)
     wrong = sums[~(abs(sums - 1) <= (2e-2 if value.dtype == np.float16 else 1e-3))]
     if wrong.size:
-        raise ValueError(message % ('with sum 1 over the last axis', wrong[0]))
+        raise ValueError(f'{demand}: with sum 1 over the last axis (saw: {wrong[0]!r})')
     return probs
 
 
 def check_numbers(name, values, check):
-    """A tuple of what ``check`` makes of each of ``values``."""
+    """The tuple of the results of ``check`` for each of ``values``."""
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, '__iter__') or getattr(values, 'ndim', 1) == 0:
         raise TypeError(f'{name} must be a sequence of numbers (saw: {values!r})')
     return tuple(check(name, value) for value in values)
 
 
 def is_one_of(value, choices):
-    """Whether ``value`` is one of ``choices``, strings or None, whatever else it may be."""
+    """Whether ``value`` is one of ``choices``, which are strings or None; ``value`` may have any type."""
     return isinstance(value, (str, type(None))) and value in choices
 
 
 def check_dtype(what, dtype, allowed=('float32', 'float64')):
-    """``dtype`` as a numpy.dtype if it is one of ``allowed``; else ValueError, TypeError if it is no dtype."""
+    """``dtype`` as a numpy.dtype if it is one of ``allowed``; otherwise ValueError, or TypeError if it is no dtype."""
     try:
         known = np.dtype(dtype)
     except (TypeError, ValueError) as error:
-        if not is_one_of(dtype, ('bfloat16',)):     # which numpy does not know
+        if not is_one_of(dtype, ('bfloat16',)):     # a dtype that numpy does not know
             raise TypeError(f'dtype of {what} must be a dtype (saw: {dtype!r}; {error})') from None
         known = dtype
     if known not in [np.dtype(name) for name in allowed]:
-        raise ValueError('dtype of {} must be {} or {} (saw: {})'.format(
-            what, ', '.join(allowed[:-1]), allowed[-1], known))
+        raise ValueError(f'dtype of {what} must be {", ".join(allowed[:-1])} or {allowed[-1]} (saw: {known})')
     return known

@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Contexts of one processor.
+"""The contexts that belong to one processor.
 
-MXNet has three contexts for the memory of a CPU: ``cpu`` for all that operators compute, ``cpu_shared`` for what the
-workers of a ``DataLoader`` hand over, and ``cpu_pinned`` for what ``pin_memory=True`` makes. Operators take arrays from
-any of them and leave their results on ``cpu`` under the same number; Parameters are on ``cpu`` too. Cached graphs
-refuse arrays that are elsewhere.
+MXNet has three contexts for the memory of a CPU: ``cpu`` for the results of operators, ``cpu_shared`` for the batches
+from the workers of a ``DataLoader``, and ``cpu_pinned`` for the batches of a ``DataLoader`` with ``pin_memory=True``.
+Operators take arrays from all three contexts and leave their results on ``cpu`` with the same number. Parameters are on
+``cpu`` too, and a cached graph refuses arrays that are on another context than its Parameters.
 """
 from typing import Any
 
@@ -20,14 +20,15 @@ def _is_cpu(context):
 
 
 def computed_on(context: Context) -> Context:
-    """The context on which an operator leaves what it computes from arrays on ``context``."""
+    """The context on which an operator leaves its result if its arrays are on ``context``."""
     return cpu(context.device_id) if context.device_type in ('cpu_shared', 'cpu_pinned') else context
 
 
 def moved_to(context: Context, value: Any) -> Any:
-    """``value`` with the arrays in it that are in other memory of a CPU on ``context``, if that is a CPU too.
+    """``value`` with its arrays moved to ``context``, if the array and ``context`` are both in the memory of a CPU.
 
-    Also in nested lists and tuples. Arrays on other processors stay where they are, so that MXNet refuses them as ever.
+    Arrays in nested lists and tuples are moved as well. Arrays on other processors stay where they are, so that MXNet
+    refuses them as usual.
     """
     if isinstance(value, NDArray):
         there = value.context

@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Lets MXNet 1.9.1 be imported beside NumPy 1.24 to 1.26, the only ones for CPython 3.12.
+"""Makes MXNet 1.9.1 importable beside NumPy 1.24 to 1.26; CPython 3.12 has no other NumPy that fits.
 
-MXNet uses ``numpy.bool``, which NumPy 1.24 removed: without it ``import mxnet`` fails. So this module, imported before
-MXNet, brings it back, as what it was before, Python's own bool; and nothing else, and only where it is missing. A
-program imports bbb_layers before mxnet.
+MXNet uses ``numpy.bool``, which NumPy 1.24 removed: without this name ``import mxnet`` fails. This module is imported
+before MXNet and, where the name is missing, restores it with its old value, Python's own bool. It changes nothing else.
+A program must import bbb_layers before mxnet.
 """
 import sys
 
@@ -21,7 +21,7 @@ def _restore():
     if release >= (2, 0):
         raise ImportError('bbb_layers needs NumPy below 2.0, since MXNet 1.9.1 cannot be imported beside a newer one '
                           f"(numpy is {numpy.__version__}): pip install 'numpy<2'")
-    # By version: to ask NumPy 1.20 to 1.23 for it makes them warn.
+    # The version decides, because NumPy 1.20 to 1.23 warn when numpy.bool is read.
     if release >= (1, 24) and 'bool' not in vars(numpy):
         numpy.bool = bool  # type: ignore[attr-defined]
 

@@ -1,9 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""MXNet's operators as they are registered, whatever has been made of the functions of the same names.
+"""MXNet's operators as they are registered, even if the functions with their names have been replaced.
 
-``mx.contrib.amp.init`` puts others in the place of the functions in ``mx.nd`` and ``mx.sym``: they cast the inputs of
-``FullyConnected`` to 16 bits, which a KL divergence must not be summed in, and those that stand for an operator without
-inputs raise.
+``mx.contrib.amp.init`` replaces functions in ``mx.nd`` and ``mx.sym``. Its ``FullyConnected`` casts the inputs to 16
+bits, and a KL divergence must not be summed in 16 bits. Its functions for operators without inputs raise an error.
 """
 import ctypes
 from types import ModuleType
@@ -30,7 +29,7 @@ def operator(F: ModuleType, name: str) -> Callable[..., Any]:
     Raises
     ------
     MXNetError
-        If there is none.
+        If MXNet has no operator of this name.
     """
     if (F, name) not in _made:
         handle = OpHandle()

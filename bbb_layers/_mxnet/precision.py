@@ -1,12 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Networks in float16, and the check before a network changes its dtype.
 
-A float16 layer keeps mu in float16. All else of a posterior, which float16 has not the range for, is float32: rho, the
-Parameters of priors, the noise, sigma, the draw until it is handed to the layer's operator, and the KL divergence. (So
-does Gluon's BatchNorm with its own.) A pruned weight's mark, -1e30, and a sigma of 1e-6 would be lost in float16, and
-the squares in a KL divergence overflow from weights of 256 up.
+A float16 layer keeps mu in float16. The rest of a posterior is float32, because the range of float16 is too small for
+it: rho, the Parameters of priors, the noise, sigma, the draw until the layer's operator receives it, and the KL
+divergence. (Gluon's BatchNorm keeps its Parameters in float32 too.) In float16 the mark of a pruned weight, -1e30, and
+a sigma of 1e-6 would be lost, and the squares in a KL divergence would overflow for weights of 256 and more.
 
-The CPU has few float16 operators: MXNet 1.9.1 has neither products nor convolutions there, for plain Gluon either.
+On the CPU, MXNet 1.9.1 has few float16 operators. It has neither products nor convolutions there, not even for plain
+Gluon layers.
 """
 import functools
 
@@ -26,8 +27,10 @@ def computed_in(dtype):
 
 
 def widened(array):
-    """``array`` in float32 if it is an NDArray in 16 bits, float16 or the bfloat16 of ``mx.contrib.amp``; lists of
-    arrays array by array. All else as it is."""
+    """``array`` in float32 if it is an NDArray in 16 bits: float16, or the bfloat16 of ``mx.contrib.amp``.
+
+    Lists and tuples are converted element by element. Every other value is returned unchanged.
+    """
     if isinstance(array, (list, tuple)):
         return type(array)(map(widened, array)) if type(array) in (list, tuple) else array
     if isinstance(array, ndarray.NDArray):
@@ -46,32 +49,34 @@ def check_float16(layer, param, lacking):
     param : Parameter
         A mu.
     lacking : str or None
-        The operator of the layer's that CPUs do not have in float16.
+        The operator of the layer that CPUs do not have in float16; None if CPUs have all of its operators.
     """
     if lacking and _may_only_be_on_cpu(param):
         raise ValueError(
-            f'dtype of a Bayesian layer must be float32 or float64 on a CPU if it is a {type(layer).__name__}, since MXNet 1.9.1 has no {lacking} '
-            f'in float16 there (saw: float16 for {layer.name})')
+            f'dtype of a Bayesian layer must be float32 or float64 on a CPU if it is a {type(layer).__name__}, since '
+            f'MXNet 1.9.1 has no {lacking} in float16 there (saw: float16 for {layer.name})')
     for array in param._data or ():
         most = array.as_nd_ndarray().abs().max().astype('float32').asscalar() if array.size else 0.
         if np.isfinite(most) and most > _FLOAT16_MAX:
-            raise ValueError(f'weights must be between -65504 and 65504 to be cast to float16 (saw: {most:g} in Parameter {param.name})')
+            raise ValueError('weights must be between -65504 and 65504 to be cast to float16 '
+                             f'(saw: {most:g} in Parameter {param.name})')
 
 
 def _may_only_be_on_cpu(param):
     try:
         contexts = param.list_ctx()
-    except RuntimeError:    # not initialized: it can still go wherever there is
+    except RuntimeError:    # an uninitialized Parameter can go to any processor of the machine
         return num_gpus() == 0
     return any(context.device_type.startswith('cpu') for context in contexts)
 
 
 def check_casts_first():
-    """Let ``Block.cast`` of every network check all of its layers before it changes the first.
+    """Make ``Block.cast`` of every network check all of its layers before it changes the first one.
 
-    Gluon casts block by block, so a layer that cannot follow would leave the network half in one dtype and half in the
-    other, and what was in the layers before it rounded. Its parents, plain Gluon blocks, know nothing of it: there is
-    no other place for this than Gluon's own method, which then does what it always did.
+    Gluon casts block by block. A layer that cannot change its dtype would leave half of the network in the old dtype
+    and half in the new one, with the weights of the layers before it already rounded. The parents of this layer are
+    plain Gluon blocks, which know nothing of the check, so the check must be added to Gluon's own method. After the
+    check, the method does the same as before.
     """
     plain_cast = Block.cast
     if getattr(plain_cast, '_checks_first', False):
@@ -93,4 +98,4 @@ def check_casts_first():
 
 
 def check_nothing(dtype):
-    """The check of a block that takes whatever Gluon does."""
+    """The check of a block that takes every dtype that Gluon takes."""

@@ -12,9 +12,9 @@ __all__ = ['walk', 'walk_with_paths', 'own_parameters', 'leaves', 'copy_block', 
 
 
 class StaysBehind:
-    """Base class of what an object notes about itself as a part of one network: a copy of the object has none of it.
+    """Base class of attributes that a block has only as a part of one network, and that its copy must not have.
 
-    :func:`copy_block` leaves out attributes of a block that are instances of this class, or methods of an instance.
+    :func:`copy_block` leaves out the attributes of a block that are instances of this class, or methods of an instance.
     """
 
 
@@ -37,8 +37,8 @@ def walk_with_paths(net: Block) -> Iterator[Tuple[str, Block]]:
 
 
 def own_parameters(block: Block) -> List[Parameter]:
-    """The Parameters that ``block`` itself holds, also those that are no attributes, as in a list."""
-    # params would not do: that of a cell around another cell, such as ResidualCell, is that of the other cell.
+    """The Parameters that ``block`` itself holds, including Parameters that are in a list and not attributes."""
+    # block.params would be wrong: for a cell around another cell, such as ResidualCell, it belongs to the inner cell.
     found = {id(param): param for params in (block._reg_params, block._params) for param in params.values()}
     return list(found.values())
 
@@ -56,16 +56,16 @@ def copy_block(block: Block, memo: Dict[int, Any]) -> Block:
     """``copy.deepcopy`` of a block without cached graphs, and with gradient buffers that work.
 
     Gluon's own copy of a block fails once the block has run hybridized, its Parameters get no gradients, and their
-    arrays lose their contexts. What is a :class:`StaysBehind` is left out. A block can have a method ``_after_copy``,
-    which is called on its copy.
+    arrays lose their contexts. Each :class:`StaysBehind` is left out. A block can have a method ``_after_copy``, which
+    is called on its copy.
 
     Parameters
     ----------
     block : Block
     memo : dict
-        As ``copy.deepcopy`` has it: id of an original -> its copy.
+        Id of an original -> its copy, as in ``copy.deepcopy``.
     """
-    with autograd.pause():      # a copy that is recorded could not be marked for gradients
+    with autograd.pause():      # a recorded copy could not be marked for gradients
         return _copy(block, memo)
 
 
@@ -78,7 +78,7 @@ def _copy(block, memo):
                 if id(array) not in memo:
                     memo[id(array)] = array.copyto(array.context)
         if isinstance(child, HybridBlock):
-            if not isinstance(child, SymbolBlock):      # whose graph is all that it is
+            if not isinstance(child, SymbolBlock):      # the graph is all that a SymbolBlock has
                 memo[id(child._cached_graph)] = ()
             memo[id(child._cached_op)] = None
             memo[id(child._cached_op_args)] = []
@@ -87,7 +87,7 @@ def _copy(block, memo):
     new = block.__class__.__new__(block.__class__)
     memo[id(block)] = new
     for name, value in block.__dict__.items():
-        # A method that is set on an instance has the object that it belongs to as __self__.
+        # A method that is set as an attribute has the object that it belongs to as its __self__.
         if not isinstance(getattr(value, '__self__', value), StaysBehind):
             new.__dict__[name] = copy.deepcopy(value, memo)
     for child in walk(block):
@@ -104,10 +104,10 @@ def _nothing():
 
 
 def _copy_scope(scope):
-    """A copy of a name scope, which still lacks its block, as if nobody had entered it yet.
+    """A copy of a name scope as if nobody had entered it yet. The copy still lacks its block.
 
-    A scope refers to the one from which it was last entered. If a network around the copied block has run hybridized,
-    this is the network's own scope, and ``copy.deepcopy`` would copy all of that network too.
+    A scope refers to the scope from which it was last entered. If a network around the copied block has run
+    hybridized, the outer scope belongs to that network, and ``copy.deepcopy`` would copy the whole network too.
     """
     new = copy.copy(scope)
     new._counter = dict(scope._counter)
@@ -116,7 +116,7 @@ def _copy_scope(scope):
 
 
 def mark_gradients(net: Block) -> None:
-    """Give arrays of ``net`` that lost their gradient buffers, as Gluon's ``copy.deepcopy`` leaves them, these back."""
+    """Give the arrays of ``net`` their gradient buffers back, if Gluon's ``copy.deepcopy`` has detached them."""
     for block in walk(net):
         for param in own_parameters(block):
             if param._grad is not None and any(data.grad is None for data in param._data):

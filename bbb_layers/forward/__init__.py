@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What happens in one forward: drawing the weights, and the way of the KL terms from the layers to the loss.
+"""One forward: how the weights are drawn, and how the KL terms get from the layers to the loss.
 
-``draw`` serves a layer's request for weights, ``frames`` keeps one draw and one KL term for each Parameter, and ``tap``
-leads the terms out of a cached graph. This room imports ``posterior``, ``native`` and ``_mxnet``.
+``draw`` makes the weights that a layer requests, ``frames`` keeps one draw and one KL term for each Parameter, and
+``tap`` takes the terms out of a cached graph. This folder imports ``posterior``, ``native`` and ``_mxnet``.
 """

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Draws of the weights: by the native operator where it serves, and by MXNet's operators elsewhere.
+"""Draws of the weights: by the native operator where it can make them, and by MXNet's operators elsewhere.
 
-The functions of :mod:`bbb_layers.posterior.gaussian` are the reference. What the native operator makes of a draw
-differs from them only in its random numbers and in rounding. It does not serve
+The functions of :mod:`bbb_layers.posterior.gaussian` are the reference. The results of the native operator differ from
+them only in the random numbers and in rounding. The native operator cannot make draws for
 
 - dtypes other than float32, contexts other than CPU, and computers without a compiler;
 - graphs that are traced before the shape of mu is known, since MXNet cannot infer shapes through an operator of a
@@ -34,7 +34,7 @@ _WITHOUT_PRIOR = {'prior': 'none', 'components': 0, 'numbers': ''}
 
 
 class Switch:
-    """What tells the operators of one graph the mode that they run in, made when it is first asked for."""
+    """The Symbol that tells the operators of one graph in which mode they run. It is made at the first request."""
 
     def __init__(self) -> None:
         self._symbol: Optional[Symbol] = None
@@ -61,7 +61,7 @@ class Request:
     kind : Kind
         What the layer needs of the posterior.
     portable : bool
-        Whether MXNet's own operators must do, since the graph may be loaded where there are no others.
+        Whether only MXNet's own operators may be used, because the graph may be loaded where no others exist.
     """
     F: ModuleType
     rho: RhoParameter
@@ -77,16 +77,16 @@ class Request:
         return None if self.F is symbol else self.mu_value.ctx
 
     def make(self, with_term: bool, switch: Optional[Switch] = None, guarded: bool = False) -> Any:
-        """What the ``kind`` says, and its KL term, None unless ``with_term``.
+        """The result for the ``kind`` of this request, and its KL term, which is None unless ``with_term``.
 
         Parameters
         ----------
         with_term : bool
         switch : Switch
-            That of the graph, for Symbols.
+            The switch of the graph, for Symbols.
         guarded : bool
-            Whether the gradients may have to be added to others. False is for a graph that is traced anew when
-            :func:`settings_of` changes, and in which the Parameters have no other uses.
+            Whether the gradients may have to be added to other gradients. False is for a graph that is traced again
+            when :func:`settings_of` changes, and in which the Parameters have no other uses.
         """
         prior = self.rho.bound_prior(self.prior_values) if with_term else None
         if self.portable:
@@ -94,7 +94,7 @@ class Request:
         dtype = np.dtype(self.rho.mu.dtype)
         if dtype == computed_in(dtype):
             return self._drawn(self.mu_value, prior, switch, guarded)
-        # All is computed in float32, and what is handed to the layer's operator is cast.
+        # Everything is computed in float32. Only the results for the layer's operator are cast.
         parts, kl = self._drawn(self.F.cast(self.mu_value, dtype='float32'), prior, switch, guarded)
         if self.kind is Kind.DRAW:
             return self.F.cast(parts, dtype='float16'), kl
@@ -119,19 +119,22 @@ def shapes_are_known(rhos: Iterable[RhoParameter]) -> bool:
 
 
 def settings_of(rhos: Iterable[RhoParameter]) -> list:
-    """What the draws in a traced graph depend on, and Gluon does not trace anew for: compare it before each call."""
+    """The settings on which the draws in a traced graph depend.
+
+    Gluon does not trace the graph again when they change, so they must be compared before each call.
+    """
     return [(rho.mu._grad_req, rho._grad_req, rho.mu.dtype) for rho in rhos]
 
 
 def uses_elsewhere(graph: Symbol) -> bool:
-    """Whether a Parameter goes into a native draw of ``graph`` and somewhere else too."""
+    """Whether a Parameter is an input of a native draw in ``graph`` and also of another operator."""
     nodes = json.loads(graph.tojson())['nodes']
     uses = collections.Counter(entry[0] for node in nodes for entry in node['inputs'])
     return any(uses[entry[0]] > 1 for node in nodes if node['op'] == '_bbb_layers_draw' for entry in node['inputs'][:2])
 
 
 def _serves(F, rho, mu_value):
-    """Whether the native operator serves a draw of ``rho``."""
+    """Whether the native operator can make a draw of ``rho``."""
     if F is ndarray:
         return (mu_value.dtype == np.float32 and mu_value.context.device_type.startswith('cpu')
                 and native.available())
@@ -141,12 +144,12 @@ def _serves(F, rho, mu_value):
         return False
     try:
         return _on_cpu(rho.mu) and native.available()
-    except RuntimeError:    # not initialized: traced for its graph alone
+    except RuntimeError:    # an uninitialized network is traced only to get its graph
         return False
 
 
 def _symbol_has_shape(param):
-    """Whether the Symbol of ``param`` was made when its shape was known: it keeps the shape that it was made with."""
+    """Whether the Symbol of ``param`` has its shape: a Symbol keeps the shape that was known when it was made."""
     return param._var is not None and param._var.attr('__shape__') == str(param.shape)
 
 
@@ -155,14 +158,14 @@ def _on_cpu(param):
 
 
 def _guarded(F, value):
-    """``value`` in such a way that its gradient can be added to others.
+    """``value`` behind an identity operator, so that its gradient can be added to others.
 
-    MXNet does not tell an operator of a library that it must add to a gradient, for ``grad_req='add'`` or where it
-    sums up the gradients of several uses in place; it does tell identity.
+    With ``grad_req='add'``, or where MXNet sums up the gradients of several uses in place, an operator must add to a
+    gradient. MXNet does not tell this to an operator of a library, but it does tell it to identity.
     """
     if F is ndarray:
         return F.identity(value)
-    # MXNet would make one of several identities of a Parameter, if they did not differ in an attribute.
+    # MXNet would merge several identities of one Parameter if they did not differ in an attribute.
     return F.identity(value, attr={'__bbb_layers_draw__': str(next(_SERIAL))})
 
 
@@ -177,12 +180,12 @@ def _native_draw(F, kind, mu, rho, form, switch):
 
 
 def _encoded(form):
-    """The attributes of the native operator for a prior's ``form``."""
+    """The attributes that pass the ``form`` of a prior to the native operator."""
     return {'prior': form.name, 'components': form.components, 'numbers': native.floats(form.numbers)}
 
 
 def _kl_term(F, kind, prior, mu, rho, parts, switch):
-    """The KL term of a prior that the native operator does not have."""
+    """The KL term of a prior that has no form for the native operator."""
     if prior.closed_form:
         weight = None
     elif kind is Kind.SPREAD:

@@ -1,14 +1,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Frames: what the Bayesian layers of a network draw, and the KL terms that they leave, in one forward or one trace.
+"""Frames: a frame holds the draws and the KL terms of a network's Bayesian layers in one forward or one trace.
 
-While a tapped block (see :mod:`bbb_layers.forward.tap`) runs eagerly or is traced, a frame is open. A layer leaves its
-draw and its KL term in the innermost frame, and finds there the draw of an earlier call, so that one Parameter has one
-draw per forward. Traced and eager frames are kept apart: deferred initialization traces children during an eager
-forward.
+While a tapped block (see :mod:`bbb_layers.forward.tap`) runs eagerly or is traced, a frame is open. A layer stores its
+draw and its KL term in the innermost frame. If an earlier call has stored a draw of the same Parameter there, the layer
+uses that draw, so that one Parameter has one draw per forward. Traced and eager frames are kept apart, because deferred
+initialization traces children during an eager forward.
 
-The frame of the outermost block is one forward. When it closes, the record of each rho holds the Parameter's term, by
-context, and :func:`take_terms` hands the terms out once. Only a forward that is recorded in train mode leaves terms;
-any other forward clears those of the Parameters below its block.
+The frame of the outermost block is one forward. When it closes, the record of each rho holds the KL term of the
+Parameter for each context, and :func:`take_terms` hands the terms out once. Only a forward that is recorded in train
+mode leaves terms; any other forward clears the terms of the Parameters below its block.
 """
 import contextlib
 import itertools
@@ -37,7 +37,7 @@ _serial = itertools.count()
 
 
 class Term:
-    """The KL term of one Parameter: a number in an array, which can hold the terms of a whole graph.
+    """The KL term of one Parameter: one number of an array, which can hold the terms of a whole graph.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Term:
 
 
 def add_up(terms: Iterable[Term]) -> Iterator[NDArray]:
-    """The arrays whose sum over all their numbers is that of ``terms``."""
+    """Arrays whose numbers, added together, give the sum of ``terms``."""
     arrays: Dict[int, List[Term]] = {}
     for term in terms:
         arrays.setdefault(id(term.array), []).append(term)
@@ -66,7 +66,7 @@ def add_up(terms: Iterable[Term]) -> Iterator[NDArray]:
 
 
 class _Entry:
-    """One Parameter's part in its latest forward: the KL term (None if it took no part) and whether it was used."""
+    """The latest forward of one Parameter: its KL term (None if it took no part) and whether the term was used."""
     __slots__ = ('forward', 'term', 'used')
 
     def __init__(self, forward, term):
@@ -76,18 +76,18 @@ class _Entry:
 
 
 class Frame:
-    """What the Bayesian layers leave behind during one trace or one eager forward.
+    """The draws and KL terms that the Bayesian layers store during one trace or one eager forward.
 
     Parameters
     ----------
     root : Block or None
-        The block that opened the frame; None for a frame of one layer that runs for itself.
+        The block that opened the frame; None for the frame of a single layer that runs alone.
     traced : bool
         Whether the layers run on Symbols.
     with_terms : bool
-        Whether anybody takes the KL terms.
+        Whether the KL terms will be taken out of the frame.
     guarded : bool
-        As of :meth:`~bbb_layers.forward.draw.Request.make`, for a traced frame.
+        The argument of :meth:`~bbb_layers.forward.draw.Request.make` for the draws of a traced frame.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Frame:
         self.root = root
         self.traced = traced
         self.with_terms = with_terms
-        # A graph that hands out no terms is not traced anew where its settings change.
+        # A graph that hands out no terms is not traced again when its settings change.
         self._guarded = traced and (guarded or not with_terms)
         self._switch = Switch()
         self.terms: Dict[RhoParameter, list] = {}
@@ -107,12 +107,12 @@ class Frame:
         self._inside_graphs = set()             # (rho, context) of draws that were made inside a child's cached graph
 
     def take(self, request: Request) -> Any:
-        """This frame's draw for a request: an earlier draw of the Parameter, or else a new one.
+        """This frame's draw for a request: an earlier draw of the Parameter if there is one, otherwise a new draw.
 
-        Only draws of the weights themselves serve several uses.
+        Several uses can share a draw only if it is a draw of the weights themselves (``Kind.DRAW``).
         """
         rho, where, kind = request.rho, request.context, request.kind
-        # A draw that was not recorded has no gradient: a recorded one must not be replaced by it.
+        # A draw that was not recorded has no gradient, so it must not replace a recorded draw.
         key = rho, where, self.traced or autograd.is_recording()
         if (rho, where) in self._inside_graphs:
             raise _drawn_inside(rho)
@@ -120,15 +120,15 @@ class Frame:
             self._draws[key] = kind, self._make(request)
         elif self._draws[key][0] is not kind or kind is not Kind.DRAW:
             raise RuntimeError(
-                f"Parameter {rho.mu.name} is used more than once in one forward, which takes one draw of the weights: give its "
-                "layers estimator='sample'")
+                f'Parameter {rho.mu.name} is used more than once in one forward, which takes one draw of the weights: '
+                "give its layers estimator='sample'")
         return self._draws[key][1]
 
     def _make(self, request):
         if self.traced and not self.with_terms:
             _leave_no_terms(request)
-        # Where the layer is handed another mean than the posterior's, this forward has no KL term of it: the loss then
-        # computes the term from the Parameters.
+        # If the layer receives another mean than the posterior's, this forward has no KL term of the posterior: the
+        # loss then computes the term from the Parameters.
         with_term = (self.with_terms and (self.traced or autograd.is_recording())
                      and not request.rho.hands_out_another_mu)
         value, term = request.make(with_term, self._switch, self._guarded)
@@ -137,7 +137,7 @@ class Frame:
         return value
 
     def deposit(self, terms: Iterable, context: Context) -> None:
-        """Take over the terms of a child's cached graph, which drew its weights inside: pairs of rho and Term."""
+        """Take over the terms of a child's cached graph, which drew its weights inside, as pairs of rho and Term."""
         drawn = {rho for rho, where, _ in self._draws if where == context}
         for rho, term in terms:
             if rho in drawn or (rho, context) in self._inside_graphs:
@@ -148,11 +148,12 @@ class Frame:
 
 
 def _leave_no_terms(request):
-    """Let a traced draw leave no KL term, in a graph that does not hand terms out."""
+    """Make a traced draw leave no KL term, because its graph does not hand terms out."""
     F, rho = request.F, request.rho
     rho.record.terms.clear()
-    # Gluon cannot infer shapes in a graph that lacks a Parameter of the layer; nor backward through a broadcast
-    # operator, so that none may stand between mu and the layer's own operator.
+    # Gluon cannot infer shapes in a graph that lacks a Parameter of the layer, so the prior's Parameters must be in it.
+    # Gluon also cannot infer shapes backward through a broadcast operator, so no broadcast operator may stand between
+    # mu and the layer's own operator.
     for value in request.prior_values.values():
         zeros = F.cast(F.zeros_like(request.mu_value), dtype=rho.dtype)
         request.mu_value = request.mu_value + F.cast(
@@ -161,8 +162,8 @@ def _leave_no_terms(request):
 
 def _drawn_inside(rho):
     return RuntimeError(
-        f'Parameter {rho.mu.name} is used more than once in one forward, by a block that is hybridized for itself inside one that '
-        'is not, so that its uses would be independent draws. Hybridize the outer block, or none.')
+        f'Parameter {rho.mu.name} is used more than once in one forward, by a block that is hybridized for itself '
+        'inside one that is not, so that its uses would be independent draws. Hybridize the outer block, or none.')
 
 
 def _frames():
@@ -173,7 +174,7 @@ def _frames():
 
 @contextlib.contextmanager
 def opened(frame: Frame) -> Iterator[Frame]:
-    """``frame`` is the innermost one."""
+    """Make ``frame`` the innermost frame inside this context manager."""
     _frames().append(frame)
     try:
         yield frame
@@ -182,12 +183,12 @@ def opened(frame: Frame) -> Iterator[Frame]:
 
 
 def current_frame(F: Any) -> Optional[Frame]:
-    """The frame in which a layer that runs with ``F`` leaves its draws, or None.
+    """The frame in which a layer that runs with ``F`` stores its draws, or None.
 
     Raises
     ------
     RuntimeError
-        If a control flow operator is being traced, which would draw anew at each of its steps.
+        If a control flow operator is being traced: a layer in it would make a new draw at each step.
     """
     traced = F is symbol
     if traced and '__subgraph_name__' in getattr(AttrScope._current, 'value', AttrScope()).get(None):
@@ -199,13 +200,13 @@ def current_frame(F: Any) -> Optional[Frame]:
 
 @contextlib.contextmanager
 def one_forward(block: Block, args: Iterable, root: Optional[Block] = None) -> Iterator[None]:
-    """All that runs inside is one forward of ``block`` on ``args``, or a part of the forward or trace it stands in."""
+    """Treat the code inside as one forward of ``block`` on ``args``, or as a part of the forward or trace around it."""
     arrays = list(leaves(args))
     traced = any(isinstance(array, symbol.Symbol) for array in arrays)
     if _frames() and _frames()[-1].traced == traced:
         yield
     elif traced:
-        # Traced by a block that is not tapped: draws are shared, but the terms have no way out.
+        # The block that traces is not tapped: draws are shared, but the terms cannot leave the graph.
         with opened(Frame(root, traced=True, with_terms=False)):
             yield
     else:
@@ -213,7 +214,7 @@ def one_forward(block: Block, args: Iterable, root: Optional[Block] = None) -> I
         contexts = {computed_on(array.ctx) for array in arrays}
         rhos = set(posterior_parameters(block))
         for rho in rhos:
-            # Without an array the contexts are not known: arrays may stand in other arguments, such as a dict.
+            # If ``args`` has no array, the contexts are unknown: other arguments, such as a dict, may contain arrays.
             for context in contexts or list(rho.record.terms):
                 rho.record.terms.pop(context, None)
         with opened(Frame(root, traced=False, with_terms=with_terms)) as frame:
@@ -224,7 +225,7 @@ def one_forward(block: Block, args: Iterable, root: Optional[Block] = None) -> I
 
 
 def _store(rhos, contexts, forward, terms):
-    """Note in the records of ``rhos`` their ``terms`` of one forward."""
+    """Store the ``terms`` of one forward in the records of ``rhos``."""
     for rho in rhos:
         for context in contexts:
             term = next((term for term in terms.get(rho, []) if term.array.ctx == context), None)
@@ -233,8 +234,9 @@ def _store(rhos, contexts, forward, terms):
 
 @contextlib.contextmanager
 def take_terms(rhos: Iterable[RhoParameter], context: Context) -> Iterator[Dict[RhoParameter, Optional[Term]]]:
-    """The KL terms of the latest forward on ``context``, handed out once: as a context manager, since what fails inside
-    has not used them.
+    """The KL terms of the latest forward on ``context``, which are handed out once.
+
+    This is a context manager, because code that fails inside has not used the terms.
 
     Parameters
     ----------
@@ -255,15 +257,15 @@ def take_terms(rhos: Iterable[RhoParameter], context: Context) -> Iterator[Dict[
     present = [entry for entry in entries.values() if entry is not None]
     if not present:
         raise RuntimeError(
-            f'no KL terms on {context}: this network did not run there in train mode under autograd.record(), or it ran '
-            'again since then in another mode. Call the loss right after each forward, under the same '
+            f'no KL terms on {context}: this network did not run there in train mode under autograd.record(), or it '
+            'ran again since then in another mode. Call the loss right after each forward, under the same '
             'autograd.record(); if the network has become part of a bigger hybridized block, make the BBBLoss of '
             'that block')
     forward = max(entry.forward for entry in present)
     if any(entry.used for entry in present if entry.forward == forward):
         raise RuntimeError(
-            f'the KL terms of this forward on {context} were already used by a loss, and counting them twice would be wrong. '
-            'Call the loss once, right after each forward')
+            f'the KL terms of this forward on {context} were already used by a loss, and counting them twice would be '
+            'wrong. Call the loss once, right after each forward')
     yield {rho: entry.term if entry is not None and entry.forward == forward else None
            for rho, entry in entries.items()}
     for entry in present:
@@ -273,15 +275,15 @@ def take_terms(rhos: Iterable[RhoParameter], context: Context) -> Iterator[Dict[
 def runs_eagerly(block: Block) -> bool:
     """Whether ``block`` is a Bayesian layer inside a bigger eager forward.
 
-    It then runs eagerly even if it is hybridized for itself: its draw must be open to other uses of the same
-    Parameters in this forward, and one layer's graph gains next to nothing.
+    The layer then runs eagerly even if it is hybridized itself: other uses of the same Parameters in this forward need
+    its draw, and the cached graph of a single layer saves almost no time.
     """
     frame = current_frame(ndarray)
     return bool(getattr(block, '_rhos', None)) and frame is not None and frame.root is not block
 
 
 def call_eagerly(block: Block, *args: Any) -> Any:
-    """``block`` on ``args`` as if it were not hybridized."""
+    """The output of ``block`` on ``args``, computed as if ``block`` were not hybridized."""
     context = next(leaves(args)).ctx
     try:
         params = {name: param.data(context) for name, param in block._reg_params.items()}

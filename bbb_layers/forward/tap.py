@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The way of the KL terms out of a network, hybridized or not.
+"""Taps: they take the KL terms out of a network, hybridized or not.
 
 A layer cannot keep its KL term as an attribute: once a parent is hybridized, ``hybrid_forward`` runs only while the
-graph is traced, and the attribute stays a Symbol for ever. So the terms must be outputs of the cached graph.
-:func:`tap` makes a network's blocks do that: a tapped block adds the KL terms of the layers in it to the outputs of its
-graph, and takes them off again when the graph has run, so that ``net(x)`` is the output alone.
+graph is traced, and the attribute stays a Symbol for ever. Therefore the terms must be outputs of the cached graph.
+:func:`tap` arranges this for the blocks of a network. A tapped block adds the KL terms of the layers in it to the
+outputs of its graph, and removes them after the graph has run, so that ``net(x)`` returns only the network's output.
 """
 import contextlib
 import threading
@@ -34,9 +34,9 @@ _TAP = '_kl_tap'
 def tap(net: Block) -> None:
     """Make every block of ``net`` that holds Bayesian layers hand out their KL terms.
 
-    A block is tapped once; calling this again only adds blocks that came later. Cached graphs of newly tapped blocks
-    are cleared, and Parameters whose arrays lost their gradient buffers, as Gluon's ``copy.deepcopy`` leaves them,
-    get them back.
+    A block is tapped once; a second call only taps blocks that were added later. The cached graphs of newly tapped
+    blocks are cleared. Parameters whose arrays lost their gradient buffers in Gluon's ``copy.deepcopy`` get the buffers
+    back.
     """
     mark_gradients(net)
     for block in walk(net):
@@ -45,10 +45,10 @@ def tap(net: Block) -> None:
 
 
 class Tap(StaysBehind):
-    """What makes one block hand out the KL terms of the layers in it: methods in place of the block's own.
+    """Methods that replace a block's own methods, and make the block hand out the KL terms of the layers in it.
 
-    It is no subclass that the block is turned into, since ``Block.__setattr__`` compares classes, and would then refuse
-    another layer in the place of a tapped one.
+    The class of the block stays the same. If the block became an instance of a subclass, ``Block.__setattr__``, which
+    compares classes, would refuse to put another layer in the place of a tapped layer.
 
     Parameters
     ----------
@@ -64,12 +64,13 @@ class Tap(StaysBehind):
         Raises
         ------
         RuntimeError
-            If the block has a method of its own that is set on the instance.
+            If a method that the tap replaces is already set on the instance of the block.
         """
         methods = self._methods()
         for name in methods:
             if name in self.block.__dict__:
-                raise RuntimeError(f'{self.block.name} has a {name} of its own set on the instance; put it into a class')
+                raise RuntimeError(
+                    f'{self.block.name} has a {name} of its own set on the instance; put it into a class')
         setattr(self.block, _TAP, self)
         for name, method in methods.items():
             setattr(self.block, name, method)
@@ -81,17 +82,17 @@ class Tap(StaysBehind):
         return methods
 
     def forward(self, *args: Any) -> Any:
-        """In place of ``forward``."""
+        """Replaces ``forward``: the call is one forward, or a part of the forward around it."""
         with one_forward(self.block, args, root=self.block):
             return type(self.block).forward(self.block, *args)
 
     def unroll(self, length: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """In place of a recurrent cell's ``unroll``: one forward, instead of one for each step."""
+        """Replaces ``unroll`` of a recurrent cell: all steps are one forward, instead of one forward for each step."""
         with one_forward(self.block, [inputs]):
             return type(self.block).unroll(self.block, length, inputs, *args, **kwargs)
 
     def deepcopy(self, memo: Dict[int, Any]) -> Block:
-        """In place of ``__deepcopy__``: a copy that has no tap."""
+        """Replaces ``__deepcopy__``: the copy has no tap."""
         return copy_block(self.block, memo)
 
     def __reduce__(self):
@@ -102,8 +103,8 @@ class Tap(StaysBehind):
 class _HybridTap(Tap):
     """The tap of a HybridBlock, whose cached graph has the KL terms as its last outputs.
 
-    Terms of one dtype leave the graph in one array: MXNet takes its time for each output, and for each operator that
-    makes one.
+    All terms of one dtype leave the graph in one array, because every further output, and every operator that makes
+    one, costs MXNet time.
 
     Attributes
     ----------
@@ -114,12 +115,12 @@ class _HybridTap(Tap):
     def __init__(self, block: HybridBlock):
         super().__init__(block)
         self.graph: Any = None
-        self._base: Any = None                                  # the same graph without the terms, as Gluon has it
-        self._rhos: List[RhoParameter] = []                     # whose terms the graph hands out
-        self._groups: List[List[int]] = []                      # places in _rhos of the terms in each further output
+        self._base: Any = None                                  # the same graph without the terms, for Gluon
+        self._rhos: List[RhoParameter] = []                     # the graph hands out their terms
+        self._groups: List[List[int]] = []                      # further output -> places of its terms in _rhos
         self._settings: Any = None
         self._gradients: List[Tuple[Parameter, Any]] = []       # the gradient buffers when the graph was built
-        # Context -> mode and outputs of the last forward there, which may still be under way.
+        # Context -> mode and outputs of the last forward there, which may still be running.
         self._running: Dict[Context, Tuple[Tuple[bool, bool], List[NDArray]]] = {}
         self._lock = threading.RLock()
 
@@ -131,15 +132,16 @@ class _HybridTap(Tap):
         return dict(super()._methods(), _get_graph=self.get_graph, _call_cached_op=self.call_cached_op)
 
     def get_graph(self, *args: Any) -> Any:
-        """In place of ``_get_graph``: the KL terms follow the block's own outputs.
+        """Replaces ``_get_graph``: the KL terms follow the block's own outputs.
 
-        ``_cached_graph`` stays the graph without them, so that ``export`` writes what ``net(x)`` returns.
+        ``_cached_graph`` remains the graph without the terms, so that ``export`` writes a graph whose outputs are the
+        outputs of ``net(x)``.
         """
         block = self.block
         if not block._cached_graph:
             inputs, graph = self._trace(args, guarded=False)
-            # An operator of a library cannot add to a gradient, see forward.draw: where a Parameter has another use
-            # in the graph too, its draws must be guarded. This is only known when the graph is there.
+            # An operator of a library cannot add to a gradient, see forward.draw. If a Parameter has another use in
+            # the graph, its draws must therefore be guarded. The other use is only known after the graph was traced.
             if uses_elsewhere(graph):
                 block._clear_cached_op()
                 inputs, graph = self._trace(args, guarded=True)
@@ -155,24 +157,24 @@ class _HybridTap(Tap):
         return inputs, symbol.Group([outputs] + [as_kind_of(outputs, term) for term in terms], type(outputs))
 
     def _pack(self, terms):
-        """The outputs of the graph for the KL ``terms`` of its Parameters, Symbols."""
+        """The outputs of the graph, as Symbols, that hold the KL ``terms`` of its Parameters."""
         dtypes = [computed_in(rho.mu.dtype) for rho in self._rhos]
         self._groups = [[i for i, other in enumerate(dtypes) if other == dtype] for dtype in dict.fromkeys(dtypes)]
         return [symbol.concat(*[terms[i] for i in group], dim=0) for group in self._groups]
 
     def _unpack(self, arrays):
-        """Pairs of rho and Term, from those outputs."""
+        """Pairs of rho and Term from ``arrays``, the values of the outputs that :meth:`_pack` made."""
         return [(self._rhos[i], Term(array, place, len(group)))
                 for group, array in zip(self._groups, classic(arrays)) for place, i in enumerate(group)]
 
     def call_cached_op(self, *args: Any) -> Any:
-        """In place of ``_call_cached_op``: takes the KL terms off the outputs."""
+        """Replaces ``_call_cached_op``: removes the KL terms from the outputs."""
         block = self.block
         if runs_eagerly(block):
             return type(block)._call_cached_op(block, *args)
         context = computed_on(next(leaves(args)).ctx)
         args = moved_to(context, args)
-        with self._lock:        # threads may run one network, each on a context of its own
+        with self._lock:        # several threads may run one network, each on its own context
             self._prepare(args)
             output, terms = self._run(args, context)
         frame = current_frame(ndarray)
@@ -181,7 +183,7 @@ class _HybridTap(Tap):
         return output
 
     def _prepare(self, args):
-        """Trace and build the block's graph, if there is none that fits."""
+        """Trace and build the block's graph, unless the present graph fits."""
         block = self.block
         if block._cached_op is not None and (
                 self._state() != self._settings
@@ -194,7 +196,7 @@ class _HybridTap(Tap):
         _check_names(block)
         rhos = posterior_parameters(block)
         if not shapes_are_known(rhos):
-            # The native operator is only in a graph that is traced after this.
+            # Only a graph that is traced after the shapes are known can contain the native operator.
             block._deferred_infer_shape(*args)
             block._clear_cached_op()
             for rho in rhos:
@@ -204,12 +206,12 @@ class _HybridTap(Tap):
         self._gradients = [(param, param._grad) for param in block.collect_params().values()]
 
     def _state(self):
-        """What the graph depends on, and Gluon does not trace anew for.
+        """The settings on which the graph depends, but for which Gluon does not trace it again.
 
-        With ``static_shape`` MXNet's graph goes on writing gradients into the buffers of an earlier backward. They are
-        not the Parameters' any more if these were initialized again, or had a ``grad_req`` of 'null' (then ``_grad`` is
-        another list); and they were never, if the gradient of that backward was to be added to one of
-        :func:`~bbb_layers.kl_divergence`.
+        With ``static_shape`` MXNet's graph continues to write gradients into the buffers of an earlier backward. These
+        buffers no longer belong to the Parameters if the Parameters were initialized again, or had a ``grad_req`` of
+        'null' (``_grad`` is then another list). The buffers never belonged to the Parameters if the gradient of the
+        earlier backward was to be added to a gradient of :func:`~bbb_layers.kl_divergence`.
         """
         static = dict(self.block._flags).get('static_shape')
         return settings_of(self._rhos), [rho.recorded_alone for rho in self._rhos] if static else None
@@ -220,21 +222,23 @@ class _HybridTap(Tap):
         mode = autograd.is_training(), autograd.is_recording()
         last_mode, outputs = self._running.pop(context, (mode, []))
         if last_mode != mode:
-            # With static_shape a graph has one mode for all its forwards: those that are under way would change theirs.
+            # With static_shape a graph has one mode for all its forwards, so forwards that are still running would
+            # change their mode.
             for array in outputs:
                 array.wait_to_read()
         with self._format_with_terms():
             result = type(block)._call_cached_op(block, *args)
         if dict(block._flags).get('static_shape'):
-            # Detached, so that nothing of what was recorded is kept alive.
+            # The arrays are detached, so that they keep no part of the recorded graph alive.
             self._running[context] = mode, [array.detach() for array in leaves(result)]
         return result
 
     @contextlib.contextmanager
     def _format_with_terms(self):
-        """The block's own ``_call_cached_op`` returns (output, terms) inside.
+        """Make the block's own ``_call_cached_op`` return (output, terms) inside this context manager.
 
-        After that, the format in the block is that of its own outputs again: ``Block.save`` writes it into a file.
+        Afterwards the block has the format of its own outputs again, because ``Block.save`` writes the format into a
+        file.
         """
         own_format = self.block._out_format
         self.block._out_format = [own_format, [0] * len(self._groups)]
@@ -245,15 +249,15 @@ class _HybridTap(Tap):
 
 
 def _check_names(block):
-    """RuntimeError if a Parameter stands in ``block`` under a name that is not its own.
+    """RuntimeError if ``block`` holds a Parameter under a name that is not the Parameter's own name.
 
-    ``Block.load`` of a network with another prefix leaves Parameters so. Gluon then runs the graph that was saved, but
-    fails to trace another one, in which each Parameter has its own name.
+    ``Block.load`` of a network with another prefix has this effect. Gluon then runs the graph that was saved, but it
+    fails to trace another graph, in which each Parameter has its own name.
     """
     for name, param in block.collect_params().items():
         if name != param.name:
             raise RuntimeError(
-                f'Block.load has given Parameter {param.name} of {type(block).__name__} the name {name} of the network that was saved, so that MXNet '
-                'cannot trace the graph which a BBBLoss needs. Make the network with the prefix of the one that was '
-                'saved, such as nn.HybridSequential(prefix=...), before load; or use save_parameters and '
-                'load_parameters, which do not depend on prefixes')
+                f'Block.load has given Parameter {param.name} of {type(block).__name__} the name {name} of the network '
+                'that was saved, so that MXNet cannot trace the graph which a BBBLoss needs. Make the network with the '
+                'prefix of the one that was saved, such as nn.HybridSequential(prefix=...), before load; or use '
+                'save_parameters and load_parameters, which do not depend on prefixes')

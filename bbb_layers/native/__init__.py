@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Operators in C++, where there is a compiler; without one, MXNet's own operators do all the work.
+"""Operators in C++, for computers with a compiler; without a compiler, MXNet's own operators do all the work.
 
-The library is compiled when it is first asked for, see :mod:`bbb_layers.native.build`, and not at import. The
-environment variable BBB_LAYERS_NATIVE=0 turns it off. The logger ``bbb_layers`` says once, at level INFO, whether it is
-in use, and why not.
+The library is compiled at its first use (see :mod:`bbb_layers.native.build`) and not at import. The environment
+variable BBB_LAYERS_NATIVE=0 turns the library off. The logger ``bbb_layers`` reports once, at level INFO, whether the
+library is in use and, if it is not, the reason.
 """
 import ctypes
 import logging
@@ -23,7 +23,7 @@ _LOGGER = logging.getLogger('bbb_layers')
 
 
 class _State:
-    """What is known of the library in this process: ``available`` is None until someone asks."""
+    """The state of the library in this process. ``available`` is None until it is first needed."""
     available: Optional[bool] = None
     path: Optional[str] = None
     lock = threading.Lock()
@@ -33,21 +33,21 @@ def _new_lock():
     _State.lock = threading.Lock()
 
 
-# A thread of the parent's may have held it, and does not exist in the child.
+# A thread of the parent process may have held the lock at the fork. This thread does not exist in the child.
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=_new_lock)
 
 
 def _registered():
-    """Whether MXNet has the operators already: it can load a library twice at most."""
+    """Whether MXNet already has the operators. This is checked, because MXNet can load a library at most twice."""
     return _LIB.NNGetOpHandle(c_str('_bbb_layers_adam'), ctypes.byref(OpHandle())) == 0
 
 
 def _load():
-    """Load the library into MXNet, which then has its operators; returns the path.
+    """Load the library, so that MXNet has its operators, and return its path.
 
-    mx.library.load would make Python functions of all of MXNet's operators anew, which undoes what has been done to
-    them, as mx.contrib.amp does.
+    mx.library.load would also generate the Python functions of all of MXNet's operators again, and so undo changes to
+    these functions, such as the changes by mx.contrib.amp.
     """
     path = str(library())
     if not _registered():
@@ -56,7 +56,7 @@ def _load():
 
 
 def available() -> bool:
-    """Whether the native operators can be used. The first call compiles them, if the cache does not have them."""
+    """Whether the native operators can be used. The first call compiles them if they are not in the cache."""
     if _State.available is None:
         with _State.lock:
             if _State.available is None:
@@ -64,7 +64,7 @@ def available() -> bool:
                     if os.environ.get('BBB_LAYERS_NATIVE') == '0':
                         raise BuildError('BBB_LAYERS_NATIVE is 0')
                     _State.path = _load()
-                # Whatever is wrong with compiler, cache or library, training goes on without it.
+                # Whatever is wrong with the compiler, the cache or the library, training goes on without the library.
                 except Exception as error:  # pylint: disable=broad-except
                     _LOGGER.info("native operators are not in use, but MXNet's: %s", ' '.join(str(error).split()))
                     _State.available = False
@@ -75,7 +75,7 @@ def available() -> bool:
 
 
 def floats(numbers: Iterable[float]) -> str:
-    """Numbers as the native operators read them from an attribute: float32, in hexadecimal.
+    """``numbers`` in the form that the native operators read from an attribute: float32, in hexadecimal digits.
 
     Parameters
     ----------
@@ -85,9 +85,10 @@ def floats(numbers: Iterable[float]) -> str:
 
 
 def instruction_set() -> Optional[str]:
-    """'sse2', which stands for the least that an architecture has, 'avx2' or 'avx512'; None if not loaded.
+    """The instruction set in use: 'sse2', 'avx2' or 'avx512'; None if the library is not loaded.
 
-    BBB_LAYERS_ISA, if it is set when the library is loaded, is the most that will be used.
+    'sse2' stands for the instructions that every processor of the architecture has. If the environment variable
+    BBB_LAYERS_ISA is set when the library is loaded, it is the upper limit.
     """
     if _State.path is None:
         return None

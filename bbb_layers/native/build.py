@@ -1,12 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Compiles the native library at its first use, into a cache of the user's.
+"""Compiles the native library at its first use, into a cache folder of the user.
 
-Not at installation: pip builds in an environment of its own, which does not have the user's MXNet, whose headers the
-library needs; and a wheel built elsewhere would have to fit every compiler and MXNet. The headers used are those in
-the MXNet that is imported.
+The library needs the headers of the user's MXNet, and it takes them from the MXNet that is imported. It is not compiled
+at installation, because pip builds in a separate environment without this MXNet, and because a wheel that was built
+elsewhere would have to fit every compiler and every MXNet.
 
-The cache is the folder that the environment variable BBB_LAYERS_CACHE names, else bbb_layers in $XDG_CACHE_HOME, else
-~/.cache/bbb_layers. A library's name has a hash of all that it is made of; old ones can be deleted at any time.
+The cache is the folder that the environment variable BBB_LAYERS_CACHE names, otherwise bbb_layers in $XDG_CACHE_HOME,
+otherwise ~/.cache/bbb_layers. The name of a library contains a hash of everything that the library is made from. Old
+libraries can be deleted at any time.
 """
 import hashlib
 import logging
@@ -26,9 +27,9 @@ __all__ = ['BuildError', 'cache_folder', 'library']
 
 _LOGGER = logging.getLogger('bbb_layers')
 _SOURCES = Path(__file__).parent / 'src'
-#: Without -march=native: the instruction set is chosen at run time. Without -ffast-math, which would be wrong for NaN
-#: and infinity; these two of its parts are what vectorized code needs. Without contraction to fused multiply-add, which
-#: would make results depend on the instruction set.
+#: -march=native is absent, because the instruction set is chosen at run time. -ffast-math is absent, because it would
+#: be wrong for NaN and infinity; vectorized code needs only two of its parts, -fno-math-errno and -fno-trapping-math.
+#: Contraction to fused multiply-add is off, because it would make results depend on the instruction set.
 _FLAGS = ['-O3', '-std=c++17', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off',
           '-fschedule-insns', '-fsched-pressure', '-Wno-psabi']
 _COMPILERS = ['g++', 'clang++', 'c++']
@@ -36,7 +37,7 @@ _SECONDS = 600
 
 
 class BuildError(RuntimeError):
-    """Why there is no library."""
+    """The library cannot be compiled or used; the message gives the reason."""
 
 
 def cache_folder():
@@ -44,12 +45,12 @@ def cache_folder():
     folder = os.environ.get('BBB_LAYERS_CACHE')
     if folder:
         return Path(folder).absolute()
-    base = os.environ.get('XDG_CACHE_HOME', '')
-    if not os.path.isabs(base):     # the XDG specification: relative ones are to be ignored
-        base = os.path.expanduser('~/.cache')
-    if not os.path.isabs(base):
+    base = Path(os.environ.get('XDG_CACHE_HOME', ''))
+    if not base.is_absolute():      # the XDG specification says that relative paths must be ignored
+        base = Path(os.path.expanduser('~/.cache'))     # Path.expanduser raises if there is no home directory
+    if not base.is_absolute():
         raise BuildError('there is no home directory for the cache; BBB_LAYERS_CACHE can name a folder')
-    return Path(base) / 'bbb_layers'
+    return base / 'bbb_layers'
 
 
 def _run(command, **kwargs):
@@ -61,18 +62,18 @@ def _run(command, **kwargs):
 
 
 def _compiler():
-    """The command of the C++ compiler, which may have arguments, and what it says of its version."""
+    """The command of the C++ compiler, which may have arguments, and the compiler's text about its version."""
     named = os.environ.get('CXX')
     for command in [shlex.split(named)] if named else [[name] for name in _COMPILERS]:
         if command and shutil.which(command[0]):
             return command, _run(command + ['--version'])
-    raise BuildError('no C++ compiler among: %s' % (named or ', '.join(_COMPILERS)))
+    raise BuildError(f'no C++ compiler among: {named or ", ".join(_COMPILERS)}')
 
 
 def _includes():
-    """Arguments that find MXNet's lib_api.h and lib_api.cc, and these two files."""
+    """The arguments by which the compiler finds MXNet's lib_api.h and lib_api.cc, and the paths of these two files."""
     include = Path(libinfo.find_include_path())
-    package = include.parent        # the wheel has src beside include, as the source tree has
+    package = include.parent        # src is beside include in the wheel, as in the source tree
     files = [include / 'mxnet' / 'lib_api.h', package / 'src' / 'lib_api.cc']
     for file in files:
         if not file.is_file():
@@ -91,9 +92,9 @@ def _key(compiler, version, includes, files):
 
 
 def _sealed(content):
-    """Whether a library ends with the hash of what stands before that, which the loader of libraries does not look at.
+    """Whether a library is complete, so that it ends with the hash of the bytes before the hash.
 
-    To load one that was cut off would kill the process.
+    The system's loader of libraries ignores the hash. Loading a library that was cut off would kill the process.
     """
     return len(content) > 32 and hashlib.sha256(content[:-32]).digest() == content[-32:]
 
@@ -111,9 +112,9 @@ def _compile_all(command, includes, folder, output):
 def _compile(compiler, version, includes, target):
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='build-', dir=str(target.parent)) as folder:
-        _LOGGER.warning('compiling native operators, once, to %s', target)    # it takes a while
+        _LOGGER.warning('compiling native operators, once, to %s', target)    # a warning, because it takes a while
         output = Path(folder) / target.name
-        # MXNet's wheel runs on the system's libgomp. Clang would bring a second OpenMP into the process.
+        # MXNet's wheel uses the system's libgomp. Clang would bring a second OpenMP library into the process.
         attempts = [[]] if 'clang' in version.lower() else [['-fopenmp'], []]
         for openmp in attempts:
             try:
@@ -124,21 +125,22 @@ def _compile(compiler, version, includes, target):
                     raise
         content = output.read_bytes()
         output.write_bytes(content + hashlib.sha256(content).digest())
-        # Other processes see all of it or nothing, and who comes last replaces what is the same.
-        os.replace(str(output), str(target))
+        # Other processes see the whole library or none. If several processes compile it, the last one replaces an
+        # equal library.
+        output.replace(target)
 
 
 def library():
-    """The path of the library, compiled if the cache does not have it.
+    """The path of the library, which is compiled if it is not in the cache.
 
     Raises
     ------
     BuildError, OSError, subprocess.SubprocessError
-        If there is none.
+        If the library cannot be made.
     """
     compiler, version = _compiler()
     includes, files = _includes()
-    target = cache_folder() / (f'native-{_key(compiler, version, includes, files)}.so')
+    target = cache_folder() / f'native-{_key(compiler, version, includes, files)}.so'
     if not (target.is_file() and _sealed(target.read_bytes())):
         _compile(compiler, version, includes, target)
     return target

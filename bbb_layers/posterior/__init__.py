@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The mathematics of Bayes by Backprop: the Gaussian posterior, its Parameters, and the priors.
 
-``gaussian`` and ``priors`` have the formulas, ``densities`` what priors and likelihoods share. ``rho`` is the Parameter
-that carries sigma and knows the prior, and ``parameters`` finds the posteriors of a network. This room imports
-``_mxnet`` alone: all of it can be read without the native operators.
+``gaussian`` and ``priors`` contain the formulas, and ``densities`` the parts that priors and likelihoods share. ``rho``
+defines the Parameter that carries sigma and holds the prior, and ``parameters`` finds the posteriors of a network. This
+folder imports only ``_mxnet``, so it can be read without the native operators.
 """

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The Parameters of a network's posteriors: which there are, and those of one kind for a Trainer or for freezing."""
+"""The Parameters of a network's posteriors: all of them, or only mu or rho, for a Trainer or for freezing."""
 from typing import List
 
 from mxnet.gluon import Block, ParameterDict
@@ -11,9 +11,10 @@ __all__ = ['posterior_parameters', 'bayesian', 'mu_params', 'rho_params']
 
 
 def posterior_parameters(net: Block) -> List[RhoParameter]:
-    """The rho Parameters of all Bayesian layers in ``net``, each once, in the order of the layers.
+    """The Parameters rho of all Bayesian layers in ``net``, each once, in the order of the layers.
 
-    Each follows the mean that its layer has now: weight dropout replaces Parameters of a finished layer.
+    Each rho is connected to the mu that its layer has now, because weight dropout replaces Parameters of a finished
+    layer.
     """
     found = {}
     for block in walk(net):
@@ -24,7 +25,10 @@ def posterior_parameters(net: Block) -> List[RhoParameter]:
 
 
 def bayesian(net: Block) -> List[RhoParameter]:
-    """:func:`posterior_parameters`, but TypeError if ``net`` is no block and ValueError if it has no Bayesian layer."""
+    """The result of :func:`posterior_parameters`, which must not be empty.
+
+    TypeError if ``net`` is not a block, and ValueError if it has no Bayesian layer.
+    """
     if not isinstance(net, Block):
         raise TypeError(f'net must be a Gluon block (saw: {net!r})')
     rhos = posterior_parameters(net)
@@ -36,9 +40,9 @@ def bayesian(net: Block) -> List[RhoParameter]:
 def mu_params(net: Block) -> ParameterDict:
     """The posterior means mu of all Bayesian layers of a network.
 
-    Parameters that have no posterior, such as those of BatchNorm or of a plain ``nn.Dense``, are not among them. With
-    ``collect_params('.*weight')`` they would be, and each ``weight_rho`` too, since Gluon matches the beginning of a
-    name.
+    Parameters without a posterior, such as the Parameters of BatchNorm or of a plain ``nn.Dense``, are left out.
+    ``collect_params('.*weight')`` would include them, and each ``weight_rho`` too, because Gluon matches only the
+    beginning of a name.
 
     Parameters
     ----------
@@ -47,12 +51,12 @@ def mu_params(net: Block) -> ParameterDict:
     Returns
     -------
     ParameterDict
-        Global name -> Parameter; each is the network's own. ``setattr`` of it changes all of them.
+        Global name -> the network's own Parameter. ``setattr`` of the dict changes all of them.
 
     Raises
     ------
     TypeError
-        If ``net`` is no block.
+        If ``net`` is not a block.
     ValueError
         If ``net`` has no Bayesian layer.
     """
@@ -69,12 +73,12 @@ def rho_params(net: Block) -> ParameterDict:
     Returns
     -------
     ParameterDict
-        Global name -> Parameter; each is the network's own. ``setattr`` of it changes all of them.
+        Global name -> the network's own Parameter. ``setattr`` of the dict changes all of them.
 
     Raises
     ------
     TypeError
-        If ``net`` is no block.
+        If ``net`` is not a block.
     ValueError
         If ``net`` has no Bayesian layer.
     """

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Priors over the weights. Each owns its part of the KL divergence."""
+"""Priors over the weights. Each prior computes its own part of the KL divergence."""
 import functools
 import math
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
@@ -18,12 +18,12 @@ __all__ = ['Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'Lapla
 
 
 def _operators(array):
-    """The operators that fit ``array``: mxnet.symbol for a Symbol, else mxnet.ndarray."""
+    """The module of operators for ``array``: mxnet.symbol for a Symbol, otherwise mxnet.ndarray."""
     return symbol if isinstance(array, symbol.Symbol) else ndarray
 
 
 class NativeForm(NamedTuple):
-    """A prior as the native draw knows it.
+    """A prior in the form that the native draw takes.
 
     Attributes
     ----------
@@ -39,10 +39,11 @@ class NativeForm(NamedTuple):
 class Prior:
     r"""A prior that is independent and the same for every weight.
 
-    A subclass defines :meth:`log_prob` and gets a KL divergence from one sample; one whose divergence has a closed
-    form overrides :meth:`kl` and sets ``closed_form``. Both must be written with operators that NDArray and Symbol
-    share (``w.square()``, ``-w``, ``w.abs()``, ...), also under ``npx.set_np()``: np arrays are handed to them as
-    NDArrays. Attributes cannot be changed once they are set. Two priors of one class with equal attributes are equal.
+    A subclass defines :meth:`log_prob` and gets a KL divergence that is estimated from one sample. A subclass whose KL
+    divergence has a closed form overrides :meth:`kl` and sets ``closed_form``. Both methods must be written with
+    operators that NDArray and Symbol share (``w.square()``, ``-w``, ``w.abs()``, ...). This holds under
+    ``npx.set_np()`` too: both methods receive np arrays as NDArrays. Attributes cannot be changed once they are set.
+    Two priors of one class with equal attributes are equal.
 
     Examples
     --------
@@ -75,12 +76,12 @@ class Prior:
         raise NotImplementedError(f'{type(self).__name__} must define log_prob(w)')
 
     def parameters(self) -> Dict[str, Tuple[np.ndarray, bool]]:
-        """Arrays of the prior's that a layer keeps as Parameters and hands to :meth:`kl` and :meth:`log_prob`.
+        """Arrays of the prior that a layer keeps as Parameters and passes to :meth:`kl` and :meth:`log_prob`.
 
         Returns
         -------
         dict
-            name, which starts with ``prior_`` -> (numpy array, whether it is learned)
+            Name, which starts with ``prior_`` -> (numpy array, whether the Parameter is learned).
         """
         return {}
 
@@ -97,14 +98,14 @@ class Prior:
 
         .. math:: -\log\sigma - \tfrac{1}{2}\log(2 \pi e) - \log p(w)
 
-        The first two terms are E_q[log q(w)]; the last is one sample of -E_q[log p(w)], on the draw ``w`` that made
-        the network's output. It has the gradient of Blundell et al. 2015, eq. 2, with less variance.
+        The first two terms are E_q[log q(w)]. The last term is one sample of -E_q[log p(w)], at the draw ``w`` that
+        made the network's output. The gradient is the one of Blundell et al. 2015, eq. 2, with less variance.
 
         Parameters
         ----------
         mu, sigma, w : NDArray or Symbol, all of one shape
         **values
-            Those of :meth:`parameters`, if the prior has any.
+            The values of :meth:`parameters`, if the prior has any.
 
         Returns
         -------
@@ -113,18 +114,19 @@ class Prior:
         """
         log_prob = self.log_prob(w, **values)
         if isinstance(w, ndarray.NDArray) and log_prob.shape != w.shape:
-            raise ValueError(f'log_prob of {type(self).__name__} must keep the shape of the weights, {w.shape} (saw: {log_prob.shape})')
+            raise ValueError(f'log_prob of {type(self).__name__} must keep the shape of the weights, {w.shape} '
+                             f'(saw: {log_prob.shape})')
         return negative_entropy(_operators(sigma), sigma) - log_prob
 
     def native_form(self, sampled: bool) -> Optional[NativeForm]:
-        """This prior as the native draw knows it, or None if the native draw cannot compute its KL divergence.
+        """This prior in the form that the native draw takes; None if the native draw cannot compute its KL divergence.
 
         ``sampled`` asks for the one-sample KL divergence.
         """
         return None
 
     def __setattr__(self, name, value):
-        # A traced graph holds a prior's numbers: a change would reach some forwards and not others.
+        # A traced graph contains the numbers of the prior: a change would reach only some of the forwards.
         if name in self.__dict__:
             raise AttributeError(f'{name} of a {type(self).__name__} cannot be changed; make a new prior')
         super().__setattr__(name, value)
@@ -144,9 +146,9 @@ class Prior:
         return hash(type(self))
 
     def __repr__(self):
-        return '{}({})'.format(type(self).__name__, ', '.join(
-            '{}={}'.format(name, f'array{value.shape}' if isinstance(value, np.ndarray) else repr(value))
-            for name, value in self.__dict__.items()))
+        arguments = ', '.join(f'{name}=array{value.shape}' if isinstance(value, np.ndarray) else f'{name}={value!r}'
+                              for name, value in self.__dict__.items())
+        return f'{type(self).__name__}({arguments})'
 
 
 def check_prior(name, prior):
@@ -167,14 +169,17 @@ class _BoundPrior:
 
 @functools.lru_cache(maxsize=None)
 def _has_native_form(cls):
-    """Whether ``native_form`` is that of the class's own formulae, and not of a parent's which it overrides."""
+    """Whether the ``native_form`` of ``cls`` belongs to its own formulas.
+
+    It does not if the class inherits ``native_form`` but overrides a formula.
+    """
     def definer(name):
         return next(base for base in cls.__mro__ if name in vars(base))
     return all(issubclass(definer('native_form'), definer(name)) for name in ('log_prob', 'kl'))
 
 
 def _native_mixture(components):
-    """The NativeForm of a mixture of ``components``, (sigma, weight) from the widest to the narrowest."""
+    """The NativeForm of a mixture of ``components``: pairs (sigma, weight), from the widest to the narrowest."""
     narrowest = components[-1][0]
     constants = [math.log(weight) - _log_normalizer(sigma) + ENTROPY_CONSTANT for sigma, weight in components]
     ratios = [(narrowest / sigma) ** 2 for sigma, _ in components]
@@ -192,18 +197,19 @@ class GaussianPrior(Prior):
 
     .. math:: KL = \log\frac{\sigma_p}{\sigma} + \frac{\sigma^2 + (\mu - \mu_p)^2}{2 \sigma_p^2} - \frac{1}{2}
 
-    Beyond 1e18 of its standard deviations from its mean the density is constant.
+    Farther than 1e18 standard deviations from its mean, the density is constant.
 
     Parameters
     ----------
     sigma : float or array, default 1.0
-        Standard deviation, positive and finite; an array, in the shape of the weights, is one for each of them.
+        Standard deviation, positive and finite. An array has the shape of the weights, with one value per weight.
     mu : float or array, default 0.0
-        Mean, finite; an array, in the shape of the weights, is one for each of them.
+        Mean, finite. An array has the shape of the weights, with one value per weight.
     learnable : bool, default False
         Whether mean and standard deviation are learned from the data (empirical Bayes), starting from ``mu`` and
-        ``sigma``, which must be numbers. Each Parameter of a layer then has a prior of its own, for instance
-        ``weight_prior_mu`` and ``weight_prior_rho``, with the standard deviation softplus(rho); they are the layer's.
+        ``sigma``, which must be numbers. Each Parameter of a layer then has its own prior. The layer holds the
+        Parameters of the prior, for instance ``weight_prior_mu`` and ``weight_prior_rho``, with the standard deviation
+        softplus(rho).
 
     Raises
     ------
@@ -213,7 +219,7 @@ class GaussianPrior(Prior):
     """
 
     closed_form = True
-    # Numbers, or numpy arrays.
+    # Each of the two is a number or a numpy array.
     sigma: Any
     mu: Any
 
@@ -224,7 +230,7 @@ class GaussianPrior(Prior):
             if learnable:
                 raise ValueError(f'learnable takes numbers as sigma and mu (saw: arrays of shape {sigma.shape})')
             for check, name, values in ((check_positive, 'sigma', sigma), (check_finite, 'mu', mu)):
-                for extreme in (values.min(), values.max()):      # NaN if there is one
+                for extreme in (values.min(), values.max()):      # NaN if the array contains NaN
                     check(name, float(extreme))
             self.sigma, self.mu = sigma, mu
         else:
@@ -278,7 +284,7 @@ def _host(value):
     return value.asnumpy() if isinstance(value, ndarray.NDArray) else np.asarray(value, dtype='float64')
 
 
-# A number or an array as the second operand: MXNet has other operators for the two.
+# The second operand may be a number or an array. MXNet has different operators for the two.
 def _subtract(F, array, other):
     return array - other if isinstance(other, float) else F.broadcast_sub(array, other)
 
@@ -300,8 +306,9 @@ class MixturePrior(Prior):
 
     .. math:: p(w) = \sum_k \pi_k N(w; 0, \sigma_k^2)
 
-    Its log density is finite for every float32 weight: the components' log densities are added by softplus, from the
-    widest to the narrowest, and no exponential can underflow. Beyond 1e18 of the narrowest sigma it is constant.
+    The log density is finite for every float32 weight: softplus adds the log densities of the components, from the
+    widest to the narrowest, and no exponential can underflow. For weights beyond 1e18 times the narrowest sigma, the
+    log density is constant.
 
     Parameters
     ----------
@@ -313,7 +320,7 @@ class MixturePrior(Prior):
     Raises
     ------
     ValueError
-        If an argument is outside its range, or the two differ in length.
+        If an argument is outside its range, or the two arguments differ in length.
     """
 
     def __init__(self, weights: Sequence[float], sigmas: Sequence[float]):
@@ -322,8 +329,8 @@ class MixturePrior(Prior):
 
     def _set_components(self, weights, sigmas):
         if not weights or len(weights) != len(sigmas):
-            raise ValueError('weights and sigmas must be of one length, at least 1 (saw: %d and %d)' % (
-                len(weights), len(sigmas)))
+            raise ValueError('weights and sigmas must be of one length, at least 1 '
+                             f'(saw: {len(weights)} and {len(sigmas)})')
         if abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f'weights must have the sum 1 (saw: {weights!r}, with sum {sum(weights)!r})')
         self.weights, self.sigmas = weights, sigmas
@@ -337,13 +344,14 @@ class MixturePrior(Prior):
     def log_prob(self, w):
         F = _operators(w)
         components = self._components()
-        # All exponents are multiples of the narrowest one, so one square serves.
+        # The exponents of all components are multiples of one exponent, the narrowest's, so one square is enough.
         narrowest = components[-1][0]
         squares = half_square(w * (1 / narrowest))
         total = None
         for sigma, weight in components:
             log_prob = (math.log(weight) - _log_normalizer(sigma)) - squares * (narrowest / sigma) ** 2
-            # softrelu's absolute error, 1e-7, is enough here; its relative error, large below -6, is not for sigma.
+            # The absolute error of softrelu, 1e-7, is small enough here. sigma_from_rho cannot use softrelu: its
+            # relative error is large below -6.
             total = log_prob if total is None else total + F.Activation(log_prob - total, act_type='softrelu')
         return total
 
@@ -356,7 +364,7 @@ class ScaleMixturePrior(MixturePrior):
     Parameters
     ----------
     pi : float, default 0.5
-        Weight of the first component, between 0 and 1, both excluded (use :class:`GaussianPrior` for those).
+        Weight of the first component, between 0 and 1, both excluded (use :class:`GaussianPrior` for 0 or 1).
     sigma1, sigma2 : float, default 0.75 and 0.01
         Standard deviations of the components, positive and finite.
 
@@ -371,7 +379,8 @@ class ScaleMixturePrior(MixturePrior):
         self._set_components((pi, 1 - pi), (check_positive('sigma1', sigma1), check_positive('sigma2', sigma2)))
 
     def __repr__(self):
-        return 'ScaleMixturePrior(pi=%r, sigma1=%r, sigma2=%r)' % ((self.weights[0],) + self.sigmas)
+        sigma1, sigma2 = self.sigmas
+        return f'ScaleMixturePrior(pi={self.weights[0]!r}, sigma1={sigma1!r}, sigma2={sigma2!r})'
 
 
 class LaplacePrior(Prior):
@@ -402,7 +411,8 @@ class LaplacePrior(Prior):
 
     def kl(self, mu, sigma, w):
         F = _operators(sigma)
-        # From 1e6 on the formula is |mu|; and the square of a smaller sigma is 0, by which the gradient would be NaN.
+        # Where |mu| / sigma is 1e6 or more, mean_abs equals |mu|. The gradient divides by the square of the
+        # denominator: for a smaller sigma this square would be 0, and the gradient NaN.
         ratio = mu / F.maximum(F.maximum(sigma, F.BlockGrad(mu.abs()) * 1e-6), 1e-15)
         mean_abs = sigma * math.sqrt(2 / math.pi) * F.exp(-0.5 * ratio.square()) + mu * F.erf(ratio * math.sqrt(0.5))
         return negative_entropy(F, sigma) + mean_abs * (1 / self.scale) + math.log(2 * self.scale)
@@ -418,7 +428,7 @@ class StudentTPrior(Prior):
     df : float, default 3.0
         Degrees of freedom nu, positive and finite; 1 is the Cauchy distribution.
     scale : float, default 1.0
-        Scale s, positive and finite; not the standard deviation, which is infinite for df <= 2.
+        Scale s, positive and finite. It differs from the standard deviation, which is infinite for df <= 2.
 
     Raises
     ------
@@ -435,5 +445,5 @@ class StudentTPrior(Prior):
         return (half_square(w * (1 / self.scale)) * (2 / self.df)).log1p() * (-(self.df + 1) / 2) + normalizer
 
 
-#: The prior of a layer that is not given one: the notebook's, with the pi that it really ran.
+#: The prior of a layer to which no prior is given. It is the prior of the notebook, with the pi that really ran there.
 default_prior = ScaleMixturePrior()

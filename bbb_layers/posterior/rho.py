@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The Parameter rho, which follows its mu and knows their prior."""
+"""The Parameter rho, which follows its mu and holds the prior of the weights."""
 import weakref
 from typing import Any, Dict
 
@@ -30,8 +30,10 @@ class _Value(initializer.Initializer):
 
 
 class _FollowsMu(Parameter):
-    """A Parameter that is initialized at the latest when another one, ``self.mu``, is, and in its dtype; but where that
-    is float16, in float32."""
+    """A Parameter that is initialized no later than another Parameter, ``self.mu``.
+
+    It has the dtype of mu, or float32 if mu is float16.
+    """
 
     def _follow_mu(self):
         if self._data is not None or self.mu._data is None:
@@ -75,7 +77,7 @@ class _FollowsMu(Parameter):
 
 
 def _dtype_beside(dtype):
-    """``dtype``, as it was written, or float32 where that is float16."""
+    """``dtype``, as it was written, or float32 if ``dtype`` is float16."""
     return dtype if computed_in(dtype) == np.dtype(dtype) else 'float32'
 
 
@@ -90,14 +92,14 @@ class _PriorParameter(_FollowsMu):
 
 
 class _Record:
-    """What a posterior goes through in one process. A copy or a pickle of a network starts with an empty record.
+    """The history of a posterior in one process. A copy or a pickle of a network starts with an empty record.
 
     Attributes
     ----------
     owners : WeakSet of Block
-        The layers that have the Parameter, in whatever networks.
+        The layers that have the Parameter, in all networks.
     terms : dict
-        Context -> what :mod:`bbb_layers.forward.frames` knows of the latest forward there.
+        Context -> the entry of :mod:`bbb_layers.forward.frames` for the latest forward there.
     """
 
     def __init__(self) -> None:
@@ -111,8 +113,8 @@ class _Record:
 class RhoParameter(_FollowsMu):
     """rho of the posterior of one Parameter, mu; sigma = softplus(rho).
 
-    It takes its shape from mu as soon as mu has one, also when mu is loaded from the file of a plain network, and it
-    is initialized at the latest when mu is. It is not weight-decayed: decay would pull sigma towards log 2.
+    It takes its shape from mu as soon as mu has a shape, also when mu is loaded from the file of a plain network. It is
+    initialized no later than mu. It has no weight decay, because decay would pull sigma towards log 2.
 
     Parameters
     ----------
@@ -120,7 +122,8 @@ class RhoParameter(_FollowsMu):
     sigma : float
         Standard deviation at the start.
     prior : Prior
-        Prior of the weights. It stands here and not with a layer, since layers that share the Parameters share it.
+        Prior of the weights. It is stored here and not in a layer, because layers that share the Parameters share the
+        prior too.
     sampled_kl : bool
         Whether the KL divergence is sampled even if it has a closed form.
     is_bias : bool
@@ -129,11 +132,11 @@ class RhoParameter(_FollowsMu):
     Attributes
     ----------
     prior_parameters : dict
-        name, such as ``prior_mu`` -> Parameter of the prior's.
+        Name, such as ``prior_mu`` -> Parameter of the prior.
     record : _Record
         The layers that have this Parameter, and the KL terms of its latest forwards.
     recorded_alone : int
-        How often the KL divergence was recorded for gradients beside a forward, and not as a part of it.
+        How often the KL divergence was recorded for gradients outside of a forward.
     """
 
     def __init__(self, mu, sigma, prior, sampled_kl, is_bias):
@@ -152,12 +155,12 @@ class RhoParameter(_FollowsMu):
         self.forget_symbols()
 
     def forget_symbols(self):
-        """Let the Symbols of mu, rho and the prior's Parameters be made anew, with the shapes that they have now."""
+        """Discard the Symbols of mu, rho and the prior's Parameters; new Symbols get the present shapes."""
         for param in [self, self.mu] + list(self.prior_parameters.values()):
             param._var = None
 
     def follow(self, mu):
-        """Let ``mu`` be the mean from now on, if a Parameter has been put in the place of the one before."""
+        """Use ``mu`` as the mean from now on, if this Parameter has replaced the previous mean."""
         if mu is not self.mu:
             for param in self.prior_parameters.values():
                 param.mu = mu
@@ -166,14 +169,15 @@ class RhoParameter(_FollowsMu):
 
     @property
     def hands_out_another_mu(self):
-        """Whether a layer is handed something else than what mu stores, such as its values after weight dropout."""
+        """Whether a layer receives other values than mu stores, such as its values after weight dropout."""
         return type(self.mu).data is not Parameter.data
 
     def check_prior(self, prior):
         """ValueError if ``prior`` is for weights of another shape."""
         for value, _ in prior.parameters().values():
             if value.shape not in ((1,), self.mu.shape):
-                raise ValueError(f'a prior for Parameter {self.mu.name} must be a number or have its shape {self.mu.shape} (saw: {value.shape})')
+                raise ValueError(f'a prior for Parameter {self.mu.name} must be a number or have its shape '
+                                 f'{self.mu.shape} (saw: {value.shape})')
 
     def set_prior(self, prior):
         """Give the weights another prior, with new Parameters."""

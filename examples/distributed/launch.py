@@ -113,8 +113,8 @@ def main():
                 process.kill()
             process.wait()
     if failure:
-        sys.exit(f'launch.py: error: {failure}; all other roles of this machine are stopped; the same command starts them '
-                 'again, from the last checkpoint if there is one')
+        sys.exit(f'launch.py: error: {failure}; all other roles of this machine are stopped; the same command starts '
+                 'them again, from the last checkpoint if there is one')
 
 
 if __name__ == '__main__':

@@ -85,7 +85,8 @@ def results_of(folder, checksum=None):
             identity = run.identity(checksum)
             result['evaluation']['mean']['error'], result['seconds'], result['errors']
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{path}: is no result of a run of runs.py (saw: {type(error).__name__}: {error})') from None
+            raise ValueError(f'{path}: is no result of a run of runs.py '
+                             f'(saw: {type(error).__name__}: {error})') from None
         runs.check_identity(path, dict(result, name=path.stem), dict(identity, name=run.name))
         results[run.name] = result
     return results

@@ -70,7 +70,7 @@ def error_rows(results):
             favoured = results.best[method][1] == part
             for i, units in enumerate(runs.UNITS):
                 errors = results.errors(method, units, part)
-                text = number(mean(errors)) + (' ({})'.format(', '.join(map(number, errors))) if len(errors) > 1 else '')
+                text = number(mean(errors)) + (f' ({", ".join(map(number, errors))})' if len(errors) > 1 else '')
                 row += [('**%s**' if favoured and errors else '%s') % text,
                         number(paper[i]) if paper and len(runs.UNITS) == len(paper) else '-']
             yield row
@@ -118,6 +118,7 @@ def run_rows(results):
 
 
 def text(results, pictures):
+    paper_pruned = ', '.join(f'{100 * float(fraction):g} %: {error}' for fraction, error in PAPER_PRUNED.items())
     parts = ['# MNIST as in Blundell et al. 2015, section 5.1',
              'Written by `python examples/reproduce/mnist.py --data FOLDER` from the files in `results/`, one for each '
              'of its runs. Test errors in %%, paper: its tables 1 and 2 as they are commonly quoted, not checked '
@@ -129,8 +130,7 @@ def text(results, pictures):
                                                   for cell in ('%d units' % units, 'paper')], error_rows(results)),
              '## Targets', table(['at most', 'target', 'scale mixture prior', 'Gaussian prior', 'holds for one'],
                                   target_rows(results)),
-             '## Pruning by signal-to-noise ratio', 'Of the posterior mean. The paper, 1200 units: {}.'.format(', '.join(
-                 f'{100 * float(fraction):g} %: {error}' for fraction, error in PAPER_PRUNED.items())),
+             '## Pruning by signal-to-noise ratio', f'Of the posterior mean. The paper, 1200 units: {paper_pruned}.',
              table(['net', 'not pruned', '50 %', '75 %', '95 %', '98 %', '99 %'], pruning_rows(results)),
              '## Calibration', 'NLL in nats per example; ECE in 15 bins; AUROC of the predictive entropy for telling '
              'the test digits from the same ones turned by 90 degrees.',

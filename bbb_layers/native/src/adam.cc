@@ -10,7 +10,7 @@
 namespace bbb_layers {
 namespace {
 
-// Numbers that a thread works through at a time: large against what it costs to start a thread.
+// How many numbers a thread updates at a time: enough to make the cost of starting a thread small.
 constexpr int64_t kPiece = 1 << 14;
 
 template <bool clipped>
@@ -60,7 +60,7 @@ Update chosen() {
   }
 }
 
-// Whether a Parameter stands in the list twice: its updates must then follow each other.
+// Whether a Parameter is in the list twice. Its updates must then run one after the other.
 bool repeated(const std::vector<AdamArrays>& parameters) {
   std::vector<const float*> weights;
   for (const AdamArrays& arrays : parameters) weights.push_back(arrays.weight);
@@ -82,7 +82,7 @@ void adam(const AdamSettings& settings, const std::vector<AdamArrays>& parameter
   const int64_t count = static_cast<int64_t>(pieces.size());
   int team = threads(count);
   if (team > 1 && repeated(parameters)) team = 1;
-  (void)team;   // without OpenMP
+  (void)team;   // unused without OpenMP
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
 #endif

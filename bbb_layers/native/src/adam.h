@@ -8,13 +8,13 @@
 
 namespace bbb_layers {
 
-// What all arrays of a step have in common. No clipping if clip_gradient is below 0 or NaN.
+// The settings that all arrays of a step share. Gradients are not clipped if clip_gradient is below 0 or NaN.
 struct AdamSettings {
   float beta1, beta2, epsilon, rescale_grad, clip_gradient;
 };
 
-// One Parameter: four arrays of `size` numbers, which may not overlap. The learning rate has the bias corrections in
-// it.
+// One Parameter: four arrays of `size` numbers, which must not overlap. The learning rate includes the bias
+// corrections.
 struct AdamArrays {
   float* weight;
   const float* grad;
@@ -29,8 +29,8 @@ struct AdamArrays {
 //   mean = beta1 * mean + (1 - beta1) * g
 //   var = beta2 * var + (1 - beta2) * g^2
 //   weight = weight - lr * mean / (sqrt(var) + epsilon)
-// with the operations in the order of MXNet's adam_update (src/operator/optimizer_op-inl.h, AdamUpdateKernel) and none
-// of them contracted, so that every instruction set rounds as MXNet does.
+// The operations have the order of MXNet's adam_update (src/operator/optimizer_op-inl.h, AdamUpdateKernel), and none of
+// them are contracted, so that every instruction set rounds as MXNet does.
 void adam(const AdamSettings& settings, const std::vector<AdamArrays>& parameters);
 
 }  // namespace bbb_layers

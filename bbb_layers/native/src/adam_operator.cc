@@ -1,13 +1,15 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
 // Adam as two operators of MXNet.
 //
-// _bbb_layers_adam updates any number of Parameters; its inputs are weight, weight, gradient, mean and variance of
-// each, the last two and the weight changed in place. What makes it two is oneDNN: after a
-// forward in predict mode a weight may lie in memory in a layout of oneDNN's, until some time after the next forward in
-// train mode. MXNet hands an operator of a library a copy of such a weight, in the usual layout, and drops what it
-// writes there. A weight that stands twice among the inputs arrives as two copies, and so is found out; its new values
-// then wait for _bbb_layers_adam_settle, which has the weight as its output: for an output that is not an input too,
-// MXNet goes back to the usual layout, and hands over the memory itself.
+// _bbb_layers_adam updates any number of Parameters. For each Parameter its inputs are weight, weight, gradient, mean
+// and variance; it changes the first weight, the mean and the variance in place.
+//
+// A second operator is needed because of oneDNN. After a forward in predict mode, a weight may be in memory in a layout
+// of oneDNN's, until some time after the next forward in train mode. MXNet gives an operator of a library a copy of
+// such a weight in the usual layout, and discards what the operator writes there. A weight that is among the inputs
+// twice then arrives as two different copies, by which the operator recognizes this case. The new values of the weight
+// wait for _bbb_layers_adam_settle, which has the weight as its output: for an output that is not also an input, MXNet
+// returns to the usual layout and hands over the memory itself.
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -18,19 +20,15 @@
 
 #include "adam.h"
 #include "attributes.h"
+#include "operators.h"
 
 namespace bbb_layers {
 namespace {
 
-using mxnet::ext::MXReturnValue;
-using mxnet::ext::MXTensor;
-using mxnet::ext::OpResource;
-using Shapes = std::vector<std::vector<unsigned int>>;
-
 constexpr int kArrays = 5;
 const char* const kNames[kArrays] = {"weight", "weight", "gradient", "mean", "variance"};
 
-// New values of weights that lie in a layout of oneDNN's: (step, place of the weight in it) -> values.
+// New values of weights that are in a layout of oneDNN's: (step, place of the weight in the step) -> values.
 class Waiting {
  public:
   void put(int64_t step, int64_t place, std::vector<float>&& values) {
@@ -38,7 +36,7 @@ class Waiting {
     values_[{step, place}] = std::move(values);
   }
 
-  // The values, which are forgotten here; false if there are none.
+  // Moves the values out of this object; returns false if it has none.
   bool take(int64_t step, int64_t place, std::vector<float>* values) {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto found = values_.find({step, place});
@@ -64,8 +62,8 @@ Waiting& waiting() {
 }
 
 void check_float(const MXTensor& tensor, size_t input) {
-  if (tensor.dtype != mxnet::ext::kFloat32) wrong(input, "must be float32 (saw: " + std::to_string(tensor.dtype) + ")");
-  if (tensor.stype != mxnet::ext::kDefaultStorage) wrong(input, "must be dense");
+  const std::string constraint = violated_by(tensor);
+  if (!constraint.empty()) wrong(input, constraint);
 }
 
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
@@ -78,7 +76,8 @@ MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
 MXReturnValue types(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
   return guarded([&] {
     for (size_t i = 0; i < in->size(); ++i) {
-      if ((*in)[i] != mxnet::ext::kFloat32) wrong(i, "must be float32 (saw: " + std::to_string((*in)[i]) + ")");
+      const std::string constraint = violated_by_type((*in)[i]);
+      if (!constraint.empty()) wrong(i, constraint);
     }
     for (int& type : *out) type = mxnet::ext::kFloat32;
   });
@@ -135,8 +134,8 @@ MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* in, s
   });
 }
 
-// The inputs of _bbb_layers_adam_settle are arrays of the weights' shapes, which are not read, since MXNet asks for the
-// shapes of outputs even where it has them; its outputs are the weights.
+// The outputs of _bbb_layers_adam_settle are the weights. Its inputs are arrays in the shapes of the weights, because
+// MXNet asks for the shapes of outputs even where it has them. The numbers in the inputs are not read.
 MXReturnValue settle_parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] { *inputs = *outputs = static_cast<int>(integer(attributes, "weights")); });
 }

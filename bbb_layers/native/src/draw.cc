@@ -12,8 +12,6 @@
 namespace bbb_layers {
 namespace {
 
-constexpr float kPrunedBelow = -1e29f;     // as in posterior.py
-
 DrawKernels chosen() {
   switch (isa()) {
 #if defined(__x86_64__)
@@ -24,14 +22,11 @@ DrawKernels chosen() {
   }
 }
 
-const float* after(const float* array, int64_t start) { return array == nullptr ? nullptr : array + start; }
-float* after(float* array, int64_t start) { return array == nullptr ? nullptr : array + start; }
-
 // Calls body(chunk, start, size) for all chunks, on several threads.
 template <typename Body> void for_chunks(int64_t size, const Body& body) {
   const int64_t count = (size + kChunk - 1) / kChunk;
   const int team = threads(count);
-  (void)team;   // without OpenMP
+  (void)team;   // unused without OpenMP
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
 #endif
@@ -46,8 +41,7 @@ double draw(Kind kind, const Prior& prior, uint64_t seed, const DrawArrays& arra
   const DrawKernels kernels = chosen();
   std::vector<double> terms((arrays.size + kChunk - 1) / kChunk);
   for_chunks(arrays.size, [&](int64_t chunk, int64_t start, int64_t size) {
-    terms[chunk] = kernels.draw(kind, prior, seed, chunk, {arrays.mu + start, arrays.rho + start, arrays.first + start,
-                                                           after(arrays.second, start), size});
+    terms[chunk] = kernels.draw(kind, prior, seed, chunk, part(arrays, start, size));
   });
   double total = 0.;
   for (double term : terms) total += term;
@@ -57,10 +51,7 @@ double draw(Kind kind, const Prior& prior, uint64_t seed, const DrawArrays& arra
 void draw_backward(Kind kind, const Prior& prior, uint64_t seed, const DrawGradients& arrays) {
   const DrawKernels kernels = chosen();
   for_chunks(arrays.size, [&](int64_t chunk, int64_t start, int64_t size) {
-    kernels.backward(kind, prior, seed, chunk,
-                     {arrays.mu + start, arrays.rho + start, arrays.first + start, after(arrays.second, start),
-                      arrays.first_gradient + start, after(arrays.second_gradient, start), arrays.kl_gradient,
-                      arrays.mu_gradient + start, arrays.rho_gradient + start, size});
+    kernels.backward(kind, prior, seed, chunk, part(arrays, start, size));
   });
 }
 

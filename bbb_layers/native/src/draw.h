@@ -1,7 +1,7 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
 // The draw of the weights, their KL term, and the gradients of both, on raw float32 arrays.
 //
-// The formulae are those of bbb_layers/posterior.py and bbb_layers/priors.py, which are the reference.
+// The reference for the formulas is bbb_layers/posterior/gaussian.py and bbb_layers/posterior/priors.py.
 #ifndef BBB_LAYERS_NATIVE_DRAW_H_
 #define BBB_LAYERS_NATIVE_DRAW_H_
 
@@ -9,28 +9,30 @@
 
 namespace bbb_layers {
 
-// What is made of mu, rho and the noise: draw mu + sigma * eps; split mu and sigma * eps; spread mu and sigma^2.
+// The results for mu, rho and the noise eps: kDraw gives mu + sigma * eps; kSplit gives mu and sigma * eps; kSpread
+// gives mu and sigma^2.
 enum class Kind { kDraw, kSplit, kSpread };
 
-// The prior whose KL divergence is computed: none; a Gaussian, in closed form; a mixture of Gaussians with mean 0, on
-// the draw, of two or of any number.
+// The prior whose KL divergence is computed: none; a Gaussian, in closed form; or a mixture of Gaussians with mean 0,
+// at the draw. kPair is a mixture of two Gaussians, and kMixture is a mixture of any number.
 enum class PriorKind { kNone, kGaussian, kPair, kMixture };
 
 struct Prior {
   PriorKind kind = PriorKind::kNone;
   // The Gaussian's mean, 1 / standard deviation, and log(standard deviation) - 1 / 2.
   float mean = 0.f, precision_root = 0.f, constant = 0.f;
-  // The mixture's 1 / narrowest standard deviation; and for each component, from the widest to the narrowest, the log
-  // of its density at 0 times its weight, with the entropy's constant added, and (narrowest / standard deviation)^2.
+  // For a mixture: 1 / narrowest standard deviation. For each of its components, from the widest to the narrowest:
+  // `constants` has log(weight * density at 0) + the constant of the entropy, and `ratios` has
+  // (narrowest / standard deviation)^2.
   float narrowest_inverse = 0.f;
   const float* constants = nullptr;
   const float* ratios = nullptr;
   int components = 0;
-  // Of a mixture of two: the second's numbers less the first's.
+  // For a mixture of two: the numbers of the second component minus those of the first.
   float constant_gap = 0.f, ratio_gap = 0.f;
 };
 
-// Arrays of `size` numbers. `second` is null for Kind::kDraw, whose `first` is the draw.
+// Arrays of `size` numbers. For Kind::kDraw, `first` is the draw and `second` is null.
 struct DrawArrays {
   const float* mu;
   const float* rho;
@@ -39,7 +41,8 @@ struct DrawArrays {
   int64_t size;
 };
 
-// `first` and `second` are those of the forward, the others gradients; kl_gradient is that of the KL term.
+// `mu`, `rho`, `first` and `second` are the arrays of the forward. The others are gradients; `kl_gradient` is the
+// gradient of the KL term.
 struct DrawGradients {
   const float* mu;
   const float* rho;
@@ -53,19 +56,19 @@ struct DrawGradients {
   int64_t size;
 };
 
-// Draws, and returns the KL term in nats, 0 without a prior.
+// Makes a draw and returns its KL term in nats; without a prior, the KL term is 0.
 double draw(Kind kind, const Prior& prior, uint64_t seed, const DrawArrays& arrays);
 
 // The gradients of a draw that was made with the same seed.
 void draw_backward(Kind kind, const Prior& prior, uint64_t seed, const DrawGradients& arrays);
 
-// The posterior mean in place of the draw, without noise and KL term; `second` is 0.
+// Stores the posterior mean in place of a draw, without noise and KL term; `second` becomes 0.
 void posterior_mean(const DrawArrays& arrays);
 
-// The gradients of posterior_mean: rho's is 0.
+// The gradients of posterior_mean. The gradient of rho is 0.
 void posterior_mean_backward(const DrawGradients& arrays);
 
-// Standard normal noise, that which draw makes of the same seed.
+// Standard normal noise: the same noise that draw makes from the same seed.
 void noise(uint64_t seed, float* values, int64_t size);
 
 }  // namespace bbb_layers

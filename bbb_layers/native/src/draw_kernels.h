@@ -1,9 +1,9 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
 // One chunk of a draw, for the instruction set that the compiler is set to, with vectors of BBB_WIDTH numbers.
 //
-// Included once by each of the files draw_<instruction set>.cc. Everything has internal linkage, so that no function
-// made for one instruction set can take the place of another's; for the same reason nothing of the standard library
-// that is a template is used here.
+// Each of the files draw_<instruction set>.cc includes this header once. Everything here has internal linkage, so that
+// the linker cannot replace a function for one instruction set by the same function for another. For the same reason
+// this header uses no templates of the standard library.
 #ifndef BBB_LAYERS_NATIVE_DRAW_KERNELS_H_
 #define BBB_LAYERS_NATIVE_DRAW_KERNELS_H_
 
@@ -14,13 +14,13 @@
 namespace bbb_layers {
 namespace {
 
-// Those of posterior.py.
-constexpr float kPrunedBelow = -1e29f, kSigmaFloor = 1.1754944e-38f;
-// Beyond it the square of a weight in units of the prior's sigma is constant, as in densities.py.
+// The smallest sigma, and the rho of the pruned weights that fill up a block, as in bbb_layers/posterior/gaussian.py.
+constexpr float kSigmaFloor = 1.1754944e-38f, kPrunedRho = -1e30f;
+// Beyond this distance, in units of the prior's sigma, the square of a weight is constant, as in
+// bbb_layers/posterior/densities.py.
 constexpr float kFarthest = 1e18f;
-constexpr float kPrunedRho = -1e30f;    // in blocks that are filled up
 
-// Noise for the numbers of a chunk, as many as a multiple of kBlock.
+// Noise for the first `size` numbers of a chunk, rounded up to a multiple of kBlock.
 template <int N>
 BBB_INLINE void noise_blocks(uint64_t seed, int64_t chunk, float* values, int64_t size) {
   const Seeds seeds(seed, chunk);
@@ -47,7 +47,7 @@ BBB_INLINE void noise_chunk(uint64_t seed, int64_t chunk, float* values, int64_t
   }
 }
 
-// What rho says of a weight.
+// What follows from rho for a weight.
 template <int N> struct Sigma {
   Float<N> exponential_, sigma, alive;
   Int<N> floored, positive;
@@ -71,8 +71,7 @@ template <int N> BBB_INLINE Float<N> clipped(Float<N> z) {
 
 BBB_INLINE constexpr bool sampled(PriorKind kind) { return kind == PriorKind::kMixture || kind == PriorKind::kPair; }
 
-// The part of the KL term that no logarithm is needed for, and in `inside` the number whose logarithm is taken off it
-// beside sigma's.
+// The part of the KL term that needs no logarithm. The KL term is this part - log(sigma) - log(`inside`).
 template <int N, PriorKind prior_kind>
 BBB_INLINE Float<N> kl_term(const Prior& prior, Float<N> mean, Float<N> sigma, Float<N> weight, Float<N>* inside) {
   *inside = splat<N>(1.f);
@@ -102,7 +101,7 @@ BBB_INLINE Float<N> kl_term(const Prior& prior, Float<N> mean, Float<N> sigma, F
   return -most;
 }
 
-// The draws of a chunk's vectors that stand at the same place in their blocks, and the sum of their KL terms.
+// The draws of those vectors of a chunk that are at the same place in their blocks, and the sum of their KL terms.
 template <int N, bool drawn, PriorKind prior_kind> class Drawing {
  public:
   BBB_INLINE Drawing() : total_(Float<N>{}) {}
@@ -123,7 +122,7 @@ template <int N, bool drawn, PriorKind prior_kind> class Drawing {
     if (prior_kind == PriorKind::kNone) return;
     const Float<N> pruned = 1.f - of.alive, sigma = of.sigma + pruned;
     Float<N> inside;
-    // A pruned weight counts 0 times; but NaN stays.
+    // A pruned weight counts 0 times, but NaN remains NaN.
     total_ += kl_term<N, prior_kind>(prior, mean, sigma, weight, &inside) * of.alive;
     product_.times(sigma, inside * of.alive + pruned);
   }
@@ -141,11 +140,6 @@ template <int N, bool drawn, PriorKind prior_kind> class Drawing {
   Product<N> product_;
 };
 
-BBB_INLINE DrawArrays at(const DrawArrays& arrays, int64_t start, int64_t size) {
-  return {arrays.mu + start, arrays.rho + start, arrays.first + start,
-          arrays.second == nullptr ? nullptr : arrays.second + start, size};
-}
-
 template <int N, bool drawn, PriorKind prior_kind>
 BBB_INLINE double draw_chunk(Kind kind, const Prior& prior, uint64_t seed, int64_t chunk, const DrawArrays& arrays) {
   float eps[kChunk];
@@ -159,17 +153,17 @@ BBB_INLINE double draw_chunk(Kind kind, const Prior& prior, uint64_t seed, int64
   for (int64_t start = 0; start < whole; start += kBlock) {
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; i += N) {
-      drawings[i / N].step(kind, prior, eps + start + i, at(arrays, start + i, N));
+      drawings[i / N].step(kind, prior, eps + start + i, part(arrays, start + i, N));
     }
   }
-  if (rest > 0) {     // a block filled up with pruned weights, which count nothing
+  if (rest > 0) {     // the block is filled up with pruned weights, which count nothing
     float buffers[4][kBlock];
     for (int i = 0; i < kBlock; ++i) {
       buffers[0][i] = i < rest ? arrays.mu[whole + i] : 0.f;
       buffers[1][i] = i < rest ? arrays.rho[whole + i] : kPrunedRho;
     }
     const DrawArrays last = {buffers[0], buffers[1], buffers[2], buffers[3], kBlock};
-    for (int i = 0; i < kBlock; i += N) drawings[i / N].step(kind, prior, eps + whole + i, at(last, i, N));
+    for (int i = 0; i < kBlock; i += N) drawings[i / N].step(kind, prior, eps + whole + i, part(last, i, N));
     for (int i = 0; i < rest; ++i) {
       arrays.first[whole + i] = buffers[2][i];
       if (!drawn) arrays.second[whole + i] = buffers[3][i];
@@ -188,8 +182,8 @@ BBB_INLINE double draw_chunk(Kind kind, const Prior& prior, uint64_t seed, int64
   return total - (__builtin_log(mantissa) + exponent * 0.69314718055994531);
 }
 
-// The gradient of kl_term and its logarithms: that with respect to the mean or weight, which has a factor `inverse`,
-// 1 / *inside, and that with respect to sigma but for its logarithm's.
+// The gradients of the KL term. `z * weighted / inside` is the gradient with respect to the mean or the weight, and `s`
+// is the gradient with respect to sigma, without the part of log(sigma).
 template <int N, PriorKind prior_kind> struct KLGradient {
   Float<N> z, s, inside, weighted;
 
@@ -231,20 +225,12 @@ template <int N, PriorKind prior_kind> struct KLGradient {
     }
   }
 
-  // z, and 0 where the clip of it is constant.
+  // z, or 0 where clipped(z) is constant.
   static BBB_INLINE Float<N> within(Float<N> z) {
     const Float<N> zero = {};
     return absolute<N>(z) > splat<N>(kFarthest) ? zero : z;
   }
 };
-
-BBB_INLINE const float* later(const float* array, int64_t start) { return array == nullptr ? nullptr : array + start; }
-
-BBB_INLINE DrawGradients at(const DrawGradients& arrays, int64_t start, int64_t size) {
-  return {arrays.mu + start, arrays.rho + start, arrays.first + start, later(arrays.second, start),
-          arrays.first_gradient + start, later(arrays.second_gradient, start), arrays.kl_gradient,
-          arrays.mu_gradient + start, arrays.rho_gradient + start, size};
-}
 
 template <int N, bool drawn, PriorKind prior_kind>
 BBB_INLINE void step_backward(Kind kind, const Prior& prior, const float* noise, const DrawGradients& arrays) {
@@ -266,7 +252,7 @@ BBB_INLINE void step_backward(Kind kind, const Prior& prior, const float* noise,
       sigma_gradient = 2.f * (second * of.sigma);
     }
   }
-  // One division serves all: sigmoid(rho), 1 / sigma and 1 / inside have a common denominator.
+  // One division is enough, because sigmoid(rho), 1 / sigma and 1 / inside have a common denominator.
   const Float<N> numerator = of.positive ? one : of.exponential_, sum = of.exponential_ + 1.f;
   Float<N> slope;
   if (prior_kind == PriorKind::kNone) {
@@ -306,7 +292,7 @@ BBB_INLINE void draw_backward_chunk(Kind kind, const Prior& prior, uint64_t seed
   const int64_t whole = arrays.size / kBlock * kBlock, rest = arrays.size - whole;
 #pragma GCC unroll 2
   for (int64_t start = 0; start < whole; start += N) {
-    step_backward<N, drawn, prior_kind>(kind, prior, eps + start, at(arrays, start, N));
+    step_backward<N, drawn, prior_kind>(kind, prior, eps + start, part(arrays, start, N));
   }
   if (rest == 0) return;
   float buffers[8][kBlock] = {};
@@ -317,7 +303,9 @@ BBB_INLINE void draw_backward_chunk(Kind kind, const Prior& prior, uint64_t seed
   }
   const DrawGradients last = {buffers[0], buffers[1], buffers[2], buffers[3], buffers[4], buffers[5],
                               arrays.kl_gradient, buffers[6], buffers[7], kBlock};
-  for (int i = 0; i < kBlock; i += N) step_backward<N, drawn, prior_kind>(kind, prior, eps + whole + i, at(last, i, N));
+  for (int i = 0; i < kBlock; i += N) {
+    step_backward<N, drawn, prior_kind>(kind, prior, eps + whole + i, part(last, i, N));
+  }
   for (int i = 0; i < rest; ++i) {
     arrays.mu_gradient[whole + i] = buffers[6][i];
     arrays.rho_gradient[whole + i] = buffers[7][i];

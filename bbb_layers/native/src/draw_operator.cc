@@ -1,37 +1,35 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
 // The draw, and noise alone, as operators of MXNet.
 //
-// _bbb_layers_draw has the inputs mu, rho and, if its attribute `switched` is 1, a switch: one number that is 1 exactly
-// in predict mode, where the posterior mean takes the place of the draw. That is Dropout of a 1, since an operator of a
-// library cannot see the mode. Its outputs are the draw, or two arrays for the other kinds; the KL term, shape (1,); and
-// the seed, shape (4,), from which backward makes the noise again: keeping the noise would cost memory, and MXNet an
-// array of zeros as its gradient. The seed is four whole numbers below 2^16, which float32 has exactly.
+// _bbb_layers_draw has the inputs mu, rho and, if its attribute `switched` is 1, a switch. The switch is one number. It
+// is 1 exactly in predict mode, where the posterior mean takes the place of the draw. The switch is the Dropout of a 1,
+// because an operator of a library cannot see the mode.
 //
-// MXNet hands on neither the sort of write that is asked for (grad_req), nor shapes that are only partly known: whoever
-// builds the graph sees to both, see bbb_layers/native/draw.py.
+// The outputs are the draw, or two arrays for the other kinds; the KL term, shape (1,); and the seed, shape (4,), from
+// which backward makes the noise again. Keeping the noise would cost memory, and MXNet would make an array of zeros as
+// its gradient. The seed is four whole numbers below 2^16, which float32 represents exactly.
+//
+// MXNet tells the operator neither which kind of write is asked for (grad_req), nor shapes that are only partly known.
+// The code that builds the graph takes care of both, see bbb_layers/forward/draw.py.
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "attributes.h"
 #include "draw.h"
+#include "operators.h"
 
 namespace bbb_layers {
 namespace {
 
-using mxnet::ext::MXReturnValue;
-using mxnet::ext::MXTensor;
-using mxnet::ext::OpResource;
-using Shapes = std::vector<std::vector<unsigned int>>;
-
 constexpr int kSeedParts = 4;
 
-// What the attributes say.
+// The attributes, parsed.
 struct Settings {
   Kind kind;
   bool switched;
   Prior prior;
-  std::vector<float> numbers;   // that `prior` points into
+  std::vector<float> numbers;   // `prior` points into it
 
   explicit Settings(const Attributes& attributes) {
     kind = static_cast<Kind>(choice(attributes, "kind", {"draw", "split", "spread"}));
@@ -60,7 +58,7 @@ struct Settings {
   Settings(const Settings&) = delete;
   Settings& operator=(const Settings&) = delete;
 
-  // Arrays in the shape of mu among the outputs.
+  // How many outputs have the shape of mu.
   size_t parts() const { return kind == Kind::kDraw ? 1 : 2; }
   size_t inputs() const { return switched ? 3 : 2; }
   size_t outputs() const { return parts() + 2; }
@@ -76,17 +74,16 @@ struct Settings {
 };
 
 void check(const MXTensor& tensor, const char* name, int64_t size) {
-  if (tensor.dtype != mxnet::ext::kFloat32) {
-    throw std::invalid_argument(std::string(name) + " must be float32 (saw: " + std::to_string(tensor.dtype) + ")");
-  }
-  if (tensor.stype != mxnet::ext::kDefaultStorage) throw std::invalid_argument(std::string(name) + " must be dense");
+  const std::string constraint = violated_by(tensor);
+  if (!constraint.empty()) throw std::invalid_argument(std::string(name) + " " + constraint);
   if (tensor.size() != size) {
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(size) + " numbers (saw: " +
                                 std::to_string(tensor.size()) + ")");
   }
 }
 
-void check_counts(const std::vector<MXTensor>& in, const std::vector<MXTensor>& out, size_t in_count, size_t out_count) {
+void check_counts(const std::vector<MXTensor>& in, const std::vector<MXTensor>& out, size_t in_count,
+                  size_t out_count) {
   if (in.size() != in_count || out.size() != out_count) {
     throw std::invalid_argument("there must be " + std::to_string(in_count) + " inputs and " +
                                 std::to_string(out_count) + " outputs");
@@ -103,7 +100,7 @@ uint64_t get_seed(MXTensor* tensor) {
   return seed;
 }
 
-// From the random numbers of MXNet's own, so that mx.random.seed holds here too.
+// The seed comes from MXNet's own random numbers, so that mx.random.seed holds here too.
 uint64_t new_seed(const OpResource& resource) {
   mxnet::ext::mx_cpu_rand_t& generator = *resource.get_cpu_rand_states();
   const uint64_t high = generator();
@@ -122,9 +119,8 @@ MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
 MXReturnValue types(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
   return guarded([&] {
     for (int& type : *in) {
-      if (type != mxnet::ext::kFloat32 && type != -1) {
-        throw std::invalid_argument("mu and rho must be float32 (saw: " + std::to_string(type) + ")");
-      }
+      const std::string constraint = type == -1 ? std::string() : violated_by_type(type);     // -1: not yet known
+      if (!constraint.empty()) throw std::invalid_argument("mu and rho " + constraint);
       type = mxnet::ext::kFloat32;
     }
     for (int& type : *out) type = mxnet::ext::kFloat32;
@@ -201,7 +197,7 @@ MXReturnValue backward(const Attributes& attributes, std::vector<MXTensor>* in, 
     for (size_t i = 0; i < 2; ++i) {
       check(out->at(i), "gradient", size);
       wanted[i] = out->at(i).data<float>();
-      if (wanted[i] == nullptr) {     // a gradient that nobody wants may come without memory
+      if (wanted[i] == nullptr) {     // a gradient that is not needed may come without memory
         unwanted[i].resize(size);
         wanted[i] = unwanted[i].data();
       }
@@ -220,7 +216,7 @@ MXReturnValue backward(const Attributes& attributes, std::vector<MXTensor>* in, 
   });
 }
 
-// The input of _bbb_layers_noise gives the shape, and is not read.
+// The input of _bbb_layers_noise only gives the shape. Its numbers are not read.
 MXReturnValue noise_parse(const Attributes&, int* inputs, int* outputs) {
   *inputs = *outputs = 1;
   return mxnet::ext::MX_SUCCESS;

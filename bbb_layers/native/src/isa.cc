@@ -10,7 +10,7 @@ namespace {
 Isa supported() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  // These ask the operating system too, whether it saves the registers.
+  // These functions also ask whether the operating system saves the registers.
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
     return Isa::kAvx512;
@@ -39,7 +39,7 @@ Isa isa() {
 
 }  // namespace bbb_layers
 
-// For Python, by ctypes.
+// Python calls this function by ctypes.
 extern "C" __attribute__((visibility("default"))) const char* bbb_layers_isa() {
   switch (bbb_layers::isa()) {
     case bbb_layers::Isa::kAvx512: return "avx512";

@@ -1,10 +1,10 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
-// The instruction set, chosen when the library runs and not when it is compiled.
+// The instruction set, which is chosen when the library runs and not when it is compiled.
 #ifndef BBB_LAYERS_NATIVE_ISA_H_
 #define BBB_LAYERS_NATIVE_ISA_H_
 
-// A kernel is written once, BBB_INLINE, and called from one function per instruction set, marked with its target; the
-// compiler inlines and vectorizes it anew in each.
+// A kernel is written once, as a BBB_INLINE function. One function per instruction set, marked with its target, calls
+// the kernel, and the compiler inlines and vectorizes the kernel separately in each of these functions.
 #define BBB_INLINE inline __attribute__((always_inline))
 #if defined(__x86_64__)
 #define BBB_AVX2 __attribute__((target("avx2,fma")))
@@ -13,11 +13,11 @@
 
 namespace bbb_layers {
 
-// kBaseline is what every processor of the architecture has: SSE2 on x86-64.
+// kBaseline is the instruction set that every processor of the architecture has: SSE2 on x86-64.
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
-// The best one that the processor and the operating system have; at most BBB_LAYERS_ISA (sse2, avx2 or avx512) if the
-// environment has that when this is first called.
+// The best instruction set that the processor and the operating system have. If the environment variable BBB_LAYERS_ISA
+// (sse2, avx2 or avx512) is set at the first call, it is the upper limit.
 Isa isa();
 
 }  // namespace bbb_layers

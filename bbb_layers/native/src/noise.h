@@ -1,9 +1,10 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
-// Standard normal noise that does not depend on the number of threads nor on the instruction set.
+// Standard normal noise that depends neither on the number of threads nor on the instruction set.
 //
-// The numbers are cut into chunks, and every chunk has 16 generators of its own, xoshiro128++ (Blackman and Vigna 2021),
-// seeded from the operator's seed and the chunk's place by splitmix64. One block of 32 numbers is what the 16 make by
-// Box and Muller's transform (1958) of two random words each: 16 times r cos, then 16 times r sin.
+// The numbers are cut into chunks. Every chunk has its own 16 generators, xoshiro128++ (Blackman and Vigna 2021), which
+// splitmix64 seeds from the operator's seed and the chunk's place. For a block of 32 numbers, each generator makes two
+// random words, from which the transform of Box and Muller (1958) makes two numbers. The block is 16 times r cos, then
+// 16 times r sin.
 #ifndef BBB_LAYERS_NATIVE_NOISE_H_
 #define BBB_LAYERS_NATIVE_NOISE_H_
 
@@ -15,7 +16,7 @@
 namespace bbb_layers {
 namespace {
 
-// The states of a chunk's generators: word after word, each of all lanes.
+// The states of a chunk's generators. Each word is stored for all lanes before the next word.
 struct Seeds {
   uint32_t words[4][kLanes];
 
@@ -46,17 +47,18 @@ template <int N> class Generators {
   BBB_INLINE Generators(const Seeds& seeds, int lane)
       : a_(word(seeds, 0, lane)), b_(word(seeds, 1, lane)), c_(word(seeds, 2, lane)), d_(word(seeds, 3, lane)) {}
 
-  // The next two numbers of each. Both factors are never 0, NaN or infinite; |r| is at most 6.7.
+  // The next two numbers of each generator. Both factors are never 0, NaN or infinite; |r| is at most 6.7.
   BBB_INLINE void normal(Float<N>* cosine, Float<N>* sine) {
     const Int<N> first = next() >> 1, second = next();
-    // From 2^-32 to 1, with as many digits near 0 as float32 has.
+    // Uniform from 2^-32 to 1, with all the digits near 0 that float32 has.
     const Float<N> uniform = (__builtin_convertvector(first & 0x7fffffff, Float<N>) + 0.5f) * 0x1p-31f;
     const Float<N> radius = square_root<N>(-2.f * logarithm<N>(uniform));
-    // An angle within an eighth of a turn, and two more bits for the quadrant.
+    // An angle within an eighth of a turn; two more bits choose the quadrant.
     const Float<N> x = __builtin_convertvector(second & ~3, Float<N>) * 0x1p-32f;
     const Float<N> square = x * x;
     const Float<N> fourth = square * square;
-    const Float<N> s = x * ((square * -0.64596349f + 1.57079637f) + (square * -4.60165786e-3f + 7.9680033e-2f) * fourth);
+    const Float<N> s = x * ((square * -0.64596349f + 1.57079637f) +
+                            (square * -4.60165786e-3f + 7.9680033e-2f) * fourth);
     const Float<N> c = (square * -1.23370051f + 1.f) +
                        ((square * -2.08651312e-2f + 0.253669769f) + fourth * 9.16031713e-4f) * fourth;
     const Int<N> swapped = -(second & 1), sign = second << 30 & static_cast<int32_t>(0x80000000);

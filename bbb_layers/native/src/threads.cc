@@ -16,7 +16,7 @@ const pid_t loaded_in = getpid();
 
 int threads(int64_t pieces) {
 #if defined(_OPENMP)
-  // MXNet sets this for each thread of its engine.
+  // MXNet sets this number for each thread of its engine.
   const int64_t most = omp_get_max_threads();
   if (pieces > 1 && most > 1 && getpid() == loaded_in) return static_cast<int>(most < pieces ? most : pieces);
 #endif

@@ -7,8 +7,8 @@
 
 namespace bbb_layers {
 
-// As many as MXNet gives its own operators, but no more than there are pieces of work; 1 in a forked process, where
-// libgomp's threads are gone.
+// The number of threads that MXNet gives its own operators, but at most the number of pieces of work. In a forked
+// process it is 1, because libgomp's threads do not exist there.
 int threads(int64_t pieces);
 
 }  // namespace bbb_layers

@@ -1,7 +1,8 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
-// Vectors of N float32 numbers, by the compiler's vector types, and the functions that the draw needs of them.
+// Vectors of N float32 numbers, by the compiler's vector types, and the functions of vectors that the draw needs.
 //
-// All are made of single operations that every instruction set rounds alike, so that the results are the same on all.
+// All functions consist of single operations that every instruction set rounds in the same way, so that the results do
+// not depend on the instruction set.
 #ifndef BBB_LAYERS_NATIVE_VECTORS_H_
 #define BBB_LAYERS_NATIVE_VECTORS_H_
 
@@ -12,11 +13,11 @@
 
 #include "isa.h"
 
-// Vectors are handed from function to function that are inlined: how they would be passed does not matter.
+// All functions that take vectors are inlined, so the convention by which vectors would be passed does not matter.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace bbb_layers {
-namespace {     // of its own in each file, since each is compiled for an instruction set of its own
+namespace {     // each file has its own copy, since each is compiled for its own instruction set
 
 template <int N>
 struct Vectors;
@@ -52,7 +53,8 @@ template <int N> BBB_INLINE Float<N> splat(float value) { return value - Float<N
 template <int N> BBB_INLINE Float<N> as_float(Int<N> bits) { return reinterpret_cast<Float<N>&>(bits); }
 template <int N> BBB_INLINE Int<N> as_int(Float<N> value) { return reinterpret_cast<Int<N>&>(value); }
 
-// The larger and the smaller of the two; where x is NaN it stays NaN. By hand, as compilers make two instructions of it.
+// The larger and the smaller of two numbers. Where x is NaN, the result is NaN. For known widths the instruction is
+// written by hand, because compilers make two instructions of the general form.
 template <int N> BBB_INLINE Float<N> at_least(Float<N> x, Float<N> low) { return x < low ? low : x; }
 template <int N> BBB_INLINE Float<N> at_most(Float<N> x, Float<N> high) { return x > high ? high : x; }
 #if defined(__SSE2__)
@@ -76,14 +78,14 @@ template <int N> BBB_INLINE Float<N> square_root(Float<N> x) {
   return root;
 }
 
-// Polynomials are evaluated by Estrin's scheme: the processor waits less for one operation's result to start the next.
+// Polynomials are evaluated by Estrin's scheme, in which fewer operations have to wait for the result of another.
 
 // exp(kLeastExponent) is about the smallest normal float32.
 constexpr float kLeastExponent = -87.3365f;
 
 // exp(x) for x from kLeastExponent to 0, and NaN for NaN; exactly 1 for 0; relative error below 2e-7.
 template <int N> BBB_INLINE Float<N> exponential(Float<N> x) {
-  const float magic = 12582912.f;     // adding it leaves the whole number in the low bits
+  const float magic = 12582912.f;     // after its addition the low bits hold the whole number
   const Float<N> shifted = x * 1.44269504f + magic;
   const Float<N> whole = shifted - magic;
   const Float<N> r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -114,7 +116,8 @@ template <int N> BBB_INLINE Float<N> logarithm(Float<N> x) {
   return (p * f2 + exponent * -2.12194440e-4f) + f + exponent * 0.693359375f;
 }
 
-// A product of positive numbers as mantissa and exponent, which cannot overflow: the sum of their logarithms.
+// A product of positive numbers as mantissa and exponent, which cannot overflow. The logarithm of the product is the
+// sum of the logarithms of its factors.
 template <int N> class Product {
  public:
   BBB_INLINE Product() : mantissa_(splat<N>(1.f)), exponent_(Int<N>{}) {}
