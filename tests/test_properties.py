@@ -300,7 +300,7 @@ class Machine(RuleBasedStateMachine):
                 self.net.initialize(init, force_reinit=force)
             if force:
                 self.poisoned = None
-                self.net.hybridize(self.net._active, **dict(self.net._flags))    # MXNet's own, see README
+                self.net.hybridize(self.net._active, **dict(self.net._flags))    # MXNet's own, see docs/limits.md
 
     @rule(mode=st.sampled_from([(False, {}), (True, {}), (True, {'static_alloc': True}),
                                 (True, {'static_alloc': True, 'static_shape': True})]))

@@ -163,7 +163,7 @@ def targets(results):
 
 
 def summary(results):
-    """The tables that README shows: the training step of both networks, and the targets."""
+    """The tables that docs/performance.md shows: the training step of both networks, and the targets."""
     parts = [results[name]['parts'][0] for name in ('step', 'wide')]
     rows = []
     for each, (label, prior) in LABELS.items():
