@@ -3,5 +3,5 @@
 
 ``gaussian`` and ``priors`` contain the formulas, and ``densities`` the parts that priors and likelihoods share. ``rho``
 defines the Parameter that carries sigma and holds the prior, and ``parameters`` finds the posteriors of a network. This
-folder imports only ``_mxnet``, so it can be read without the native operators.
+subpackage imports only ``_mxnet``, so it can be read without the native operators.
 """
