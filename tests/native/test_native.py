@@ -91,13 +91,16 @@ def assert_not_used(result, reason):
 
 
 @pytest.mark.costly
-def test_compiles_once_also_in_two_processes(compiled, tmp_path):
+def test_compiles_once_also_in_two_processes(compiler, tmp_path):
+    """Two processes that compile at the same time; what a real compiler makes is what all other tests run on."""
     cache = tmp_path / 'some' / 'cache'
-    for result in [finish(process) for process in [start(BBB_LAYERS_CACHE=str(cache)) for _ in range(2)]]:
+    environment = {'BBB_LAYERS_CACHE': str(cache), 'CXX': compiler(fails='import time; time.sleep(1)')}
+    for result in [finish(process) for process in [start(**environment) for _ in range(2)]]:
         assert_used(result, cache)
     library, = cache.iterdir()      # and nothing is left of the compilation
-    before = library.stat()
-    assert_used(run(BBB_LAYERS_CACHE=str(cache)), cache)
+    before, calls = library.stat(), len(compiler.calls())
+    assert_used(run(**environment), cache)
+    assert len(compiler.calls()) == calls > 0
     assert (library.stat().st_mtime_ns, library.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
@@ -114,13 +117,13 @@ def test_cache(compiler, tmp_path):
     content = first.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
-    for calls, broken in enumerate([b'', content[:100], content[:-1], content[:len(content) // 2], bytes(flipped)], 2):
+    for calls, broken in enumerate([b'', content[:-1], bytes(flipped)], 2):
         first.write_bytes(broken)
         assert_used(run(**environment), cache)
         assert len(compiler.calls()) == calls and first.read_bytes() == content
     compiler(version='g++ (Test) 2.0')
     assert_used(run(**environment), cache)
-    assert len(compiler.calls()) == 7 and len(list(cache.iterdir())) == 2
+    assert len(compiler.calls()) == 5 and len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.costly
@@ -269,7 +272,7 @@ def test_instruction_sets_and_threads_agree_in_every_bit(compiled):
 
     known = ['sse2', 'avx2', 'avx512']
     best, digest = hashed(None, '2')
-    for wanted, threads in (('sse2', '1'), ('sse2', '2'), ('avx2', '1'), ('avx512', '1')):
+    for wanted, threads in (('sse2', '2'), ('avx2', '1'), ('avx512', '1')):
         least = known[min(known.index(wanted), known.index(best))]
         assert hashed(wanted, threads) == [least, digest]
 
