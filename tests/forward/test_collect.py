@@ -289,7 +289,15 @@ def test_second_network_on_the_same_parameters(mode):
 
 
 def test_estimator(mode):
-    from mxnet.gluon.contrib.estimator import Estimator
+    from mxnet.gluon.contrib.estimator import BatchEnd, Estimator
+    kls = []
+
+    class Kls(BatchEnd):
+        priority = -3000    # before the update of the Parameters
+
+        def batch_end(self, estimator, *args, **kwargs):
+            kls.append((estimator.loss.kl.asscalar(), kl_divergence(estimator.net).asscalar()))
+
     data = gluon.data.ArrayDataset(nd.random.normal(shape=(20, IN)), nd.array(np.random.randint(0, OUT, 20)))
     net = make(deferred, mode)
     loss_fn = BBBLoss(net, 20)
@@ -298,7 +306,17 @@ def test_estimator(mode):
     estimator = Estimator(net, loss_fn, train_metrics=[metric], trainer=trainer, context=mx.cpu())
     estimator.logger.handlers = []
     loader = gluon.data.DataLoader(data, 8)     # the last batch is smaller
-    estimator.fit(loader, val_data=loader, epochs=3)
+    net(data[:1][0])
+    params = net.collect_params().values()
+    before = [param.data().asnumpy() for param in params]
+    estimator.fit(loader, val_data=loader, epochs=3, event_handlers=[Kls()])
+    assert len(kls) == 9 and metric.get()[1] >= 0
+    for kl, exact in kls:       # the evaluations in between leave no terms behind
+        np.testing.assert_allclose(kl, exact, rtol=1e-5)
+    # Nine steps of Adam, each at most about as long as the learning rate
+    for param, old in zip(params, before):
+        moved = abs(param.data().asnumpy() - old)
+        assert (moved > 0).all() and 0.03 < moved.max() < 0.15, param
     check_training(net, BBBLoss(net, NUM_TRAIN), steps=2)
 
 
@@ -863,7 +881,7 @@ def test_failed_forward_leaves_no_terms(mode):
     x, y = batch()
     with autograd.record():
         output = net(x)
-        with pytest.raises(Exception):
+        with pytest.raises(mx.MXNetError, match='Shape inconsistent'):
             net(nd.zeros((BATCH, IN + 1))).wait_to_read()
         with pytest.raises(RuntimeError, match='no KL terms'):
             loss_fn(output, y)
