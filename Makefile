@@ -1,4 +1,5 @@
-# Two commands do all set-up on a fresh machine: make mnist, make test. For work on it: make check, make docs.
+# Two commands do all set-up on a fresh machine: make mnist, make test. For work on it: make quick, make check,
+# make docs.
 #   PYTHON=...  the interpreter to use; by default the newest usable one is looked for
 #   ARGS=...    further arguments of examples/mnist.py or pytest
 
@@ -12,7 +13,17 @@ FOUND := $(shell for python in $(CANDIDATES); do \
 	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
 VENV = .venv/$(lastword $(FOUND))
 
-.PHONY: mnist test check docs benchmark clean python
+# What each room does above all, in about a minute, for after each change. Left out is what compares many shapes, priors
+# and estimators with each other, other kinds of arrays and numbers, all that runs examples or other processes, and
+# the rest of the tests; make test has it all.
+QUICK = _mxnet/test_contexts _mxnet/test_copies posterior forward/test_collect native layers/test_block \
+	layers/test_layers layers/test_recurrent layers/test_transposed networks/test_deterministic networks/test_prune \
+	networks/test_sparse networks/test_to_bayesian prediction/test_metrics prediction/test_predict \
+	prediction/test_uncertainty plot training/test_finite training/test_labels training/test_likelihoods \
+	training/test_loss training/test_schedules checkpoint/test_checkpoint checkpoint/test_old_files \
+	checkpoint/test_trainer_states examples/test_example_parser test_docs test_rooms test_seeds
+
+.PHONY: mnist test quick check docs benchmark clean python
 
 mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist \
@@ -20,6 +31,10 @@ mnist: $(VENV)/test-installed
 
 test: $(VENV)/test-installed
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+quick: $(VENV)/test-installed
+	$(VENV)/bin/python -m pytest -n auto -m "not slow and not costly" \
+	    $(foreach name,$(QUICK),$(wildcard tests/$(name) tests/$(name).py)) $(ARGS)
 
 check: $(VENV)/check-installed
 	$(VENV)/bin/python -m ruff check

@@ -373,6 +373,7 @@ def test_a_folder_that_is_not_there(saved, tmp_path):
         saved[0].save(str(tmp_path / 'nowhere' / 'run.checkpoint'))
 
 
+@pytest.mark.costly
 def test_killed_at_any_moment_there_is_a_whole_file(tmp_path):
     path = str(tmp_path / 'file')
     write_atomically(path, sealed(b''))
@@ -904,6 +905,7 @@ def assert_equal(one, other):
             np.testing.assert_allclose(a, b, rtol=RTOL, atol=0, err_msg=name)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize('first_format', [False, True], ids=['format 2', 'format 1'])
 @pytest.mark.parametrize('operators', ['native', "MXNet's"])
 @pytest.mark.parametrize('saved, loaded', [('adam', 'fusedadam'), ('fusedadam', 'adam')])

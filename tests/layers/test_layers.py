@@ -75,6 +75,7 @@ def test_moments_of_the_output(mode, in_units):
     assert (abs((deviation[:, 0] * deviation[:, 1]).mean(axis=0) - covariance) < 5 * error).all()
 
 
+@pytest.mark.costly
 def test_rho_gradient_against_the_analytic_one(mode):
     # E[sum(y^2)] = sum(mean^2) + sum(variance), so d/d rho = 2 sigma x^2 sigmoid(rho).
     layer = initialized(3, in_units=4, use_bias=False, initial_sigma=0.8)

@@ -99,6 +99,7 @@ def test_dilation_in_3d_raises(cls):
         cls(2, 2, dilation=2)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize('channels, instructions', [(8, 'AVX2'), (16, 'ALL')])
 def test_channels_by_the_block(channels, instructions):
     """Catches a slice that ends inside a block of channels, 8 with AVX2 and 16 with AVX-512: it kills the process in
@@ -131,6 +132,7 @@ def test_what_is_not_finite_stays_where_it_is(ndim, value):
     np.testing.assert_allclose(layer(x).asnumpy(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(mx.context.num_gpus() > 0, reason='the fault is in the CPU operator')
 def test_mxnet_s_own_operator_fails():
     """Why there is an operator of our own. In a process of its own, since the failure poisons MXNet's engine."""

@@ -90,16 +90,21 @@ def assert_not_used(result, reason):
     assert log[0].startswith("bbb_layers INFO: native operators are not in use, but MXNet's: ") and reason in log[0]
 
 
-def test_compiles_once_also_in_two_processes(compiled, tmp_path):
+@pytest.mark.costly
+def test_compiles_once_also_in_two_processes(compiler, tmp_path):
+    """Two processes that compile at the same time; what a real compiler makes is what all other tests run on."""
     cache = tmp_path / 'some' / 'cache'
-    for result in [finish(process) for process in [start(BBB_LAYERS_CACHE=str(cache)) for _ in range(2)]]:
+    environment = {'BBB_LAYERS_CACHE': str(cache), 'CXX': compiler(fails='import time; time.sleep(1)')}
+    for result in [finish(process) for process in [start(**environment) for _ in range(2)]]:
         assert_used(result, cache)
     library, = cache.iterdir()      # and nothing is left of the compilation
-    before = library.stat()
-    assert_used(run(BBB_LAYERS_CACHE=str(cache)), cache)
+    before, calls = library.stat(), len(compiler.calls())
+    assert_used(run(**environment), cache)
+    assert len(compiler.calls()) == calls > 0
     assert (library.stat().st_mtime_ns, library.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+@pytest.mark.costly
 def test_cache(compiler, tmp_path):
     cache = tmp_path / 'cache'
     environment = {'BBB_LAYERS_CACHE': str(cache), 'CXX': compiler() + ' --an-argument'}
@@ -112,44 +117,50 @@ def test_cache(compiler, tmp_path):
     content = first.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
-    for calls, broken in enumerate([b'', content[:100], content[:-1], content[:len(content) // 2], bytes(flipped)], 2):
+    for calls, broken in enumerate([b'', content[:-1], bytes(flipped)], 2):
         first.write_bytes(broken)
         assert_used(run(**environment), cache)
         assert len(compiler.calls()) == calls and first.read_bytes() == content
     compiler(version='g++ (Test) 2.0')
     assert_used(run(**environment), cache)
-    assert len(compiler.calls()) == 7 and len(list(cache.iterdir())) == 2
+    assert len(compiler.calls()) == 5 and len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.costly
 def test_import_compiles_nothing(compiler, tmp_path):
     out, log = run('import bbb_layers, bbb_layers.native, bbb_layers.optimizer, mxnet as mx\n'
                    'mx.optimizer.create("fusedadam")', BBB_LAYERS_CACHE=str(tmp_path / 'cache'), CXX=compiler())
     assert compiler.calls() == [] and not (tmp_path / 'cache').exists() and log == []
 
 
+@pytest.mark.costly
 def test_turned_off(compiler, tmp_path):
     result = run(BBB_LAYERS_NATIVE='0', BBB_LAYERS_CACHE=str(tmp_path / 'cache'), CXX=compiler())
     assert_not_used(result, 'BBB_LAYERS_NATIVE is 0')
     assert compiler.calls() == [] and not (tmp_path / 'cache').exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize('environment', [{'CXX': 'no-such-compiler'}, {'PATH': '/no-such-folder'}], ids=str)
 def test_without_a_compiler(environment, tmp_path):
     assert_not_used(run(BBB_LAYERS_CACHE=str(tmp_path), **environment),
                     'no C++ compiler among: ' + environment.get('CXX', 'g++, clang++, c++'))
 
 
+@pytest.mark.costly
 def test_a_compiler_that_fails(compiler, tmp_path):
     cache = tmp_path / 'cache'
     assert_not_used(run(BBB_LAYERS_CACHE=str(cache), CXX=compiler(fails='sys.exit("it is broken")')), 'it is broken')
     assert list(cache.iterdir()) == [] and len(compiler.calls()) == 2
 
 
+@pytest.mark.costly
 def test_a_compiler_that_makes_no_library(compiler, tmp_path):
     fails = 'open(sys.argv[sys.argv.index("-o") + 1], "w").write("no library"); sys.exit()'
     assert_not_used(run(BBB_LAYERS_CACHE=str(tmp_path / 'cache'), CXX=compiler(fails=fails)), 'native-')
 
 
+@pytest.mark.costly
 def test_without_openmp(compiler, tmp_path):
     fails = 'if "-fopenmp" in sys.argv: sys.exit("no OpenMP")'
     environment = {'BBB_LAYERS_CACHE': str(tmp_path / 'cache'), 'CXX': compiler(fails=fails)}
@@ -157,12 +168,14 @@ def test_without_openmp(compiler, tmp_path):
     assert ['-fopenmp' in call for call in compiler.calls()] == [True, False]
 
 
+@pytest.mark.costly
 def test_clang_brings_no_openmp(compiler, tmp_path):
     environment = {'BBB_LAYERS_CACHE': str(tmp_path / 'cache'), 'CXX': compiler(version='clang version 14')}
     assert_used(run(**environment), tmp_path / 'cache')
     assert ['-fopenmp' in call for call in compiler.calls()] == [False]
 
 
+@pytest.mark.costly
 def test_a_cache_that_cannot_be_written(compiler, tmp_path):
     (tmp_path / 'file').write_text('')
     for environment in ({'BBB_LAYERS_CACHE': str(tmp_path / 'file' / 'cache')}, {'HOME': '/dev/null'},
@@ -194,6 +207,7 @@ def test_mxnet_without_its_sources(monkeypatch, tmp_path):
         build._includes()
 
 
+@pytest.mark.costly
 def test_imported_again(compiled):
     # MXNet raises when it loads a library for the third time.
     code = USE + '''
@@ -209,6 +223,7 @@ for _ in range(3):
     assert len(log) == 4 and len(set(log)) == 1
 
 
+@pytest.mark.costly
 def test_operators_of_mxnet_stay_as_they_are(compiled):
     # mx.library.load makes them anew.
     code = '''
@@ -248,6 +263,7 @@ print(native.instruction_set(), digest.hexdigest())
 '''
 
 
+@pytest.mark.costly
 def test_instruction_sets_and_threads_agree_in_every_bit(compiled):
     def hashed(wanted, threads):
         (line,), _ = run(HASH, BBB_LAYERS_CACHE=str(Path(native._State.path).parent), BBB_LAYERS_ISA=wanted,
@@ -256,7 +272,7 @@ def test_instruction_sets_and_threads_agree_in_every_bit(compiled):
 
     known = ['sse2', 'avx2', 'avx512']
     best, digest = hashed(None, '2')
-    for wanted, threads in (('sse2', '1'), ('sse2', '2'), ('avx2', '1'), ('avx512', '1')):
+    for wanted, threads in (('sse2', '2'), ('avx2', '1'), ('avx512', '1')):
         least = known[min(known.index(wanted), known.index(best))]
         assert hashed(wanted, threads) == [least, digest]
 
@@ -322,6 +338,7 @@ def test_operators_as_symbols(compiled):
     assert symbol.list_auxiliary_states() == ['weight', 'mean', 'var']      # what it changes
 
 
+@pytest.mark.costly
 def test_sources_are_installed(tmp_path):
     if not (ROOT / 'bbb_layers').exists():
         pytest.skip('for a tree with the package in it; these tests run on an installed one')

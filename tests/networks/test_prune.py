@@ -302,6 +302,7 @@ def test_pruning_curve(mode):
         assert not seen
 
 
+@pytest.mark.costly
 def test_fine_tuning():
     """A pruned network learns what it has left to learn with, and stays pruned."""
     net, x = make(), nd.random.normal(shape=(32, 6))

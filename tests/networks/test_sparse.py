@@ -405,6 +405,7 @@ def test_wrong_size_of_the_input(mode):
         net(normal(3, 6)).wait_to_read()
 
 
+@pytest.mark.costly
 def test_benchmark_prints_every_row():
     done = run(SCRIPT, '--units', '20', '--rounds', '1', '--warmup', '1', limit=100)
     assert '784-20-20-10, float32' in done.stdout.splitlines()[0]

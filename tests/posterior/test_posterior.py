@@ -67,6 +67,7 @@ def test_moments_and_distribution(dtype):
         assert abs((a ** 2 * b ** 2).mean() - 1) < 5 * (8 / a.size) ** 0.5
 
 
+@pytest.mark.costly
 def test_draws_stay_finite():
     # MXNet's uniform float32 numbers are exactly 1 about once in 5e7 times, and can be exactly 0.
     for _ in range(25):

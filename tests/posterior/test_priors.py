@@ -125,6 +125,7 @@ def test_closed_form_against_monte_carlo():
     assert abs(terms.mean(axis=1).sum() - prior.kl(mu, sigma, None).asnumpy().mean(axis=1).sum()) < 5 * error
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize('prior,exact', CASES, ids=IDS)
 def test_kl_divergence_of_a_layer(prior, exact):
     layer = BayesDense(3, in_units=1, use_bias=False, prior=prior)
