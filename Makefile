@@ -12,7 +12,7 @@ FOUND := $(shell for python in $(CANDIDATES); do \
 	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
 VENV = .venv/$(lastword $(FOUND))
 
-.PHONY: mnist test check docs benchmark clean python
+.PHONY: mnist test check docs docs-python benchmark clean python
 
 mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist \
@@ -26,9 +26,9 @@ check: $(VENV)/check-installed
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python .ci/package.py
 
-docs: $(VENV)/docs-installed
+docs: docs-python $(VENV)/docs-installed
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
-	@echo "The reference is in build/docs/index.html."
+	@echo "The pages are in build/docs: open build/docs/index.html."
 
 benchmark: | python
 	$(firstword $(FOUND)) examples/benchmark/peers.py $(ARGS)
@@ -41,6 +41,12 @@ python:
 	  echo "No usable Python found among: $(CANDIDATES)." >&2; \
 	  echo "MXNet 1.9.1 needs CPython 3.8 to 3.12 (3.13 has no NumPy below 2), with its venv module (Debian: python3-venv)." >&2; \
 	  echo "Install one, or name one: make test PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+# Before anything is installed for them.
+docs-python: | python
+	@test "$(lastword $(FOUND))" != 3.8 -a "$(lastword $(FOUND))" != 3.9 || { \
+	  echo "make docs needs Python 3.10 or later (this is $(lastword $(FOUND))); name one: make docs PYTHON=python3.11" >&2; \
+	  exit 1; }
 
 # The extra that a target needs, installed anew only when what is to be installed has changed.
 $(VENV)/%-installed: setup.py | python
