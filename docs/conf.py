@@ -117,11 +117,12 @@ def prepare(app, env, names):
 
 
 def link_notebook(app, page, template, context, doctree):
-    """The way to the notebook itself, above the page that it makes."""
+    """The way to the notebook itself, below the heading of the page that it makes."""
     name = context.get('sourcename') or ''
     if name.endswith('.ipynb'):
         link = '<p class="notebook"><a download href="%s">Download this page as a Jupyter notebook</a></p>'
-        context['body'] = link % context['pathto']('_sources/' + name, 1) + context['body']
+        link %= context['pathto']('_sources/' + name, 1)
+        context['body'] = context['body'].replace('</h1>', '</h1>' + link, 1)
 
 
 def copy_mathjax(app, exception):
