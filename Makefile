@@ -23,7 +23,7 @@ QUICK = _mxnet/test_contexts _mxnet/test_copies posterior forward/test_collect n
 	training/test_loss training/test_schedules checkpoint/test_checkpoint checkpoint/test_old_files \
 	checkpoint/test_trainer_states examples/test_example_parser test_docs test_rooms test_seeds
 
-.PHONY: mnist test quick check docs benchmark clean python
+.PHONY: mnist test quick check docs docs-python benchmark clean python
 
 mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist \
@@ -41,9 +41,9 @@ check: $(VENV)/check-installed
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python .ci/package.py
 
-docs: $(VENV)/docs-installed
+docs: docs-python $(VENV)/docs-installed
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
-	@echo "The reference is in build/docs/index.html."
+	@echo "The pages are in build/docs: open build/docs/index.html."
 
 benchmark: | python
 	$(firstword $(FOUND)) examples/benchmark/peers.py $(ARGS)
@@ -56,6 +56,12 @@ python:
 	  echo "No usable Python found among: $(CANDIDATES)." >&2; \
 	  echo "MXNet 1.9.1 needs CPython 3.8 to 3.12 (3.13 has no NumPy below 2), with its venv module (Debian: python3-venv)." >&2; \
 	  echo "Install one, or name one: make test PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+# Before anything is installed for them.
+docs-python: | python
+	@test "$(lastword $(FOUND))" != 3.8 -a "$(lastword $(FOUND))" != 3.9 || { \
+	  echo "make docs needs Python 3.10 or later (this is $(lastword $(FOUND))); name one: make docs PYTHON=python3.11" >&2; \
+	  exit 1; }
 
 # The extra that a target needs, installed anew only when what is to be installed has changed.
 $(VENV)/%-installed: setup.py | python

@@ -35,8 +35,9 @@ plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
 # MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed; earlier ones have no wheels for CPython 3.12.
 onnx = ["onnx<1.15; python_version < '3.12'", "onnxruntime; python_version < '3.12'"]
-# For work on the package: the reference, and what make check runs.
-docs = plot + ['sphinx']
+# For work on the package: the pages, with the tutorials that run while they are built, and what make check runs.
+docs = examples + ["%s; python_version >= '3.10'" % name for name in (
+    'furo', 'ipykernel', 'myst-nb', 'sphinx>=8.1', 'sphinx-mathjax-offline')]
 check = plot + ['build', 'mypy', 'pytest-random-order', 'pytest-reverse', 'ruff']
 
 setup(
