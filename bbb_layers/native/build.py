@@ -81,9 +81,10 @@ def _includes():
     return ['-I', str(include), '-iquote', str(package), '-iquote', str(_SOURCES)], files
 
 
-def _key(compiler, version, includes, files):
+def _key(compiler, version, files):
+    """A hash of everything that the library depends on; it does not depend on the folders that the files are in."""
     digest = hashlib.sha256()
-    for part in [mx.__version__, platform.machine(), version] + compiler + _FLAGS + includes:
+    for part in [mx.__version__, platform.machine(), version] + compiler + _FLAGS:
         digest.update(part.encode('utf-8') + b'\0')
     for file in sorted(_SOURCES.iterdir()) + files:
         if file.suffix in ('.h', '.cc'):
@@ -140,7 +141,7 @@ def library():
     """
     compiler, version = _compiler()
     includes, files = _includes()
-    target = cache_folder() / f'native-{_key(compiler, version, includes, files)}.so'
+    target = cache_folder() / f'native-{_key(compiler, version, files)}.so'
     if not (target.is_file() and _sealed(target.read_bytes())):
         _compile(compiler, version, includes, target)
     return target
