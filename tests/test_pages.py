@@ -1,11 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The snippets of every page run as they stand, its links lead somewhere, and the index leads to it."""
 import functools
+import json
 
 import numpy as np
 import pages
 import pytest
 from mxnet import nd, npx
+from subprocesses import ROOT
 
 from bbb_layers import native
 
@@ -169,3 +171,11 @@ def test_the_readers_of_pages_can_fail(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='1') as info:
         pages.run('docs/y.md')
     assert info.traceback[-1].lineno + 1 == 7
+
+
+def test_notebooks_are_committed_without_outputs():
+    paths = [ROOT / page for page in NOTEBOOKS if page.endswith('.ipynb')]
+    assert len(paths) == 3
+    for path in paths:
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            assert not cell.get('outputs') and cell.get('execution_count') is None, path.name

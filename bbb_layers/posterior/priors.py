@@ -357,7 +357,7 @@ class MixturePrior(Prior):
 
 
 class ScaleMixturePrior(MixturePrior):
-    r"""Scale mixture of two Gaussians with mean 0 (Blundell et al. 2015, eq. 7).
+    r"""Scale mixture of two Gaussians with mean 0 (Blundell et al. 2015, equation 7).
 
     .. math:: p(w) = \pi N(w; 0, \sigma_1^2) + (1 - \pi) N(w; 0, \sigma_2^2)
 
