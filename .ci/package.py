@@ -35,8 +35,9 @@ assert not missing, missing
 
 def sources(*folders):
     """The files of ``folders`` that are written by hand."""
+    suffixes = ('.py', '.h', '.cc', '.md', '.rst', '.ipynb', '.svg', '.css')
     return sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob('*')
-                  if path.suffix in ('.py', '.h', '.cc', '.md', '.rst', '.ipynb', '.svg', '.css') or path.name == 'py.typed')
+                  if path.suffix in suffixes or path.name == 'py.typed')
 
 
 def check(archive, names, wanted):
