@@ -259,9 +259,9 @@ def print_sparse(dense, sparse, data):
             net(data).wait_to_read()
             times.append(time.perf_counter() - start)
     dense_time, sparse_time = np.median(np.reshape(times, (25, 2))[5:], axis=0) * 1e3
-    print('98 %% pruned: file %.0f kB, sparse %.0f kB (%.1fx smaller); batch of %d in %.2f ms, sparse %.2f ms '
-          '(%.1fx faster)' % (sizes[0] / 1e3, sizes[1] / 1e3, sizes[0] / sizes[1], len(data), dense_time, sparse_time,
-                              dense_time / sparse_time))
+    print(f'98 % pruned: file {sizes[0] / 1e3:.0f} kB, sparse {sizes[1] / 1e3:.0f} kB '
+          f'({sizes[0] / sizes[1]:.1f}x smaller); batch of {len(data)} in {dense_time:.2f} ms, '
+          f'sparse {sparse_time:.2f} ms ({dense_time / sparse_time:.1f} times the speed)')
 
 
 def main():

@@ -2,6 +2,7 @@
 """The snippets of every page run as they stand, its links lead somewhere, and the index leads to it."""
 import functools
 import json
+import re
 
 import numpy as np
 import pages
@@ -179,3 +180,9 @@ def test_notebooks_are_committed_without_outputs():
     for path in paths:
         for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
             assert not cell.get('outputs') and cell.get('execution_count') is None, path.name
+
+
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'examples/README.md'] + PAGES)
+def test_files_that_a_page_names_exist(page):
+    found = re.findall(r'`(?:\S+ )?((?:tests|bbb_layers|examples|docs|\.ci)/[\w/.]+\.(?:py|md|rst))`', pages.read(page))
+    assert not [name for name in found if not (ROOT / name).exists()]

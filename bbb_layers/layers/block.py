@@ -320,7 +320,10 @@ class BayesBlock(Mixin):
                 ours += f', {name}_prior={prior!r}'
         if self._estimator != 'sample':
             ours += f', estimator={self._estimator!r}'
-        return f'{base[:-1]}, {ours})' if base.endswith(')') else base
+        if not base.endswith(')'):
+            return base
+        base = base[:-1].rstrip()       # Gluon's default ends in line breaks
+        return f'{base}{ours})' if base.endswith('(') else f'{base}, {ours})'
 
 
 #: The names of attributes that a Bayesian layer has, and that Gluon's blocks in general do not have.

@@ -109,7 +109,7 @@ def section(name, measured):
     training = name != 'predict'
     several = len(parts) > 1
     header = (['>units', '>batch'] if several else []) + ['contender'] + (['prior'] if training else []) + [
-        '>median ms', '>quartiles', '>ours / this', '>quartiles'] + (
+        '>median ms', '>quartiles', '>this package / row', '>quartiles'] + (
             ['>loss at the start', '>memory, peak MB', '>after imports'] if training else [])
     rows = []
     for part in parts:
@@ -175,7 +175,7 @@ def summary(results):
             rows.append(row)
     header = ['training step, batch 128', 'prior'] + [
         cell for part in parts for cell in ('>784-%d-%d-10, ms' % (part['setting'][1], part['setting'][1]),
-                                            '>ours / this', '>peak MB')]
+                                            '>this package / row', '>peak MB')]
     return table(header, rows), targets(results)
 
 

@@ -130,6 +130,12 @@ def test_repr():
     assert repr(BayesDense(3)) == (
         'BayesDense(None -> 3, linear, prior=ScaleMixturePrior(pi=0.5, sigma1=0.75, sigma2=0.01))')
 
+    class BayesPReLU(BayesBlock, nn.PReLU):
+        pass
+
+    # Gluon prints a block without children with line breaks between its parentheses.
+    assert repr(BayesPReLU(prior=GaussianPrior(0.5))) == 'BayesPReLU(prior=GaussianPrior(sigma=0.5, mu=0.0))'
+
 
 @pytest.mark.parametrize('initial_sigma', [1e-6, 1e-30])
 def test_tiny_initial_sigma_trains(mode, initial_sigma):
