@@ -235,6 +235,36 @@ def test_two_contexts(build, mode):
             loss_fn(outputs[1], ys[1])
 
 
+def test_one_forward_on_two_contexts(mode):
+    """A block whose forward runs on both contexts: on each of them, the Parameters have a draw and a KL term."""
+    class Both(gluon.Block):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.body = sequential()
+
+        def forward(self, xs):
+            return [self.body(x) for x in xs]
+
+    ctx = [mx.cpu(0), mx.cpu(1)]
+    net = make(Both, mode, ctx)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for _ in range(3):
+        with autograd.record():
+            outputs = net([x.as_in_context(where) for where in ctx])
+            losses = []
+            for output, where in zip(outputs, ctx):
+                assert output.context == where
+                losses.append(loss_fn(output, y.as_in_context(where)))
+                np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net, where).asscalar(), rtol=1e-5)
+        autograd.backward(losses)
+        assert abs(outputs[0].asnumpy() - outputs[1].asnumpy()).max() > 1e-3    # two draws
+        for rho in rhos(net):
+            for grad in rho.list_grad() + rho.mu.list_grad():
+                assert abs(grad.asnumpy()).max() > 0
+
+
 def test_several_draws_in_one_step(mode):
     net = make(sequential, mode)
     loss_fn = BBBLoss(net, NUM_TRAIN)
