@@ -1162,6 +1162,23 @@ def test_a_flag_that_training_changes(tmp_path):
     assert again.trainer.optimizer.warm is True
 
 
+@pytest.mark.parametrize('saved, loaded', [(True, False), (False, True)])
+def test_kind_of_arrays_and_grouping_of_updates_stay_as_they_are(tmp_path, saved, loaded):
+    """They are settings of the process and not of the training: a file that brings its own would change the arrays."""
+    def make(np_arrays, aggregate_num):
+        with mx.util.np_array(np_arrays):
+            optimizer = mx.optimizer.SGD(learning_rate=0.1, momentum=0.9)
+        optimizer.aggregate_num = aggregate_num
+        return Linear(optimizer)
+
+    path, run, again = str(tmp_path / 'run.checkpoint'), make(saved, 2).steps(0), make(loaded, 3)
+    run.save(path)
+    load_checkpoint(path, again.net, again.trainer)
+    optimizer = again.trainer.optimizer
+    assert (optimizer.allow_np_array, optimizer.aggregate_num) == (loaded, 3)
+    assert same(run.steps(1, 2).values(), again.steps(1, 2).values())
+
+
 def test_a_path_in_bytes(tmp_path):
     path = os.fsencode(tmp_path / 'file')
     write_atomically(path, b'whole')
