@@ -191,6 +191,27 @@ def test_saved_again_right_after_loading(tmp_path, contexts):
     assert counts[contexts[0].device_id] == run.trainer._optimizer._all_index_update_counts[contexts[0].device_id]
 
 
+def test_counts_belong_to_the_states_that_are_saved(tmp_path):
+    """A context on which nothing ran misses updates. The states of the first context are saved, and so are its counts.
+    """
+    path, contexts = str(tmp_path / 'run.checkpoint'), [mx.cpu(1), mx.cpu(0)]
+    run, other = Run(ctx=contexts), Run(ctx=contexts)
+    run.step(0)
+    with autograd.record():
+        loss = run.loss(run.net(nd.ones((4, 2), ctx=contexts[0])), nd.ones((4, 1), ctx=contexts[0]))
+    loss.backward()
+    run.trainer.step(4, ignore_stale_grad=True)
+    assert [set(run.trainer._optimizer._all_index_update_counts[device].values()) for device in (1, 0)] == [{2}, {1}]
+    run.save(path)
+    other.load(path)
+    for device in (1, 0):
+        assert set(other.trainer._optimizer._all_index_update_counts[device].values()) == {2}
+    for updater in other.trainer._updaters:
+        for index, state in run.trainer._updaters[0].states.items():
+            for one, two in zip(state, updater.states[index]):
+                np.testing.assert_array_equal(one.asnumpy(), two.asnumpy())
+
+
 def test_a_net_that_is_not_initialized_and_prediction_alone(tmp_path):
     run, path = Run(), str(tmp_path / 'run.checkpoint')
     run.step(0)
