@@ -1229,6 +1229,30 @@ def test_arrays_hidden_in_a_dict():
     np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
 
 
+def test_layer_that_a_block_calls_without_having_it():
+    """A forward of one block runs a layer beside it in the network: the layer's KL term is that of the draw there."""
+    class Calling(gluon.Block):
+        def __init__(self, call):
+            super().__init__()
+            self.call, self.own = call, dense(1, in_units=1)
+
+        def forward(self, x):
+            return self.call(x) + 0 * self.own(x)
+
+    layer = BayesDense(1, in_units=1, use_bias=False, prior=GaussianPrior(1.), kl='sample', initial_sigma=0.3)
+    calling, net = Calling(lambda x: layer(x)), nn.Sequential()
+    net.add(layer, calling)
+    net.initialize()
+    loss_fn = BBBLoss(net, NUM_TRAIN, gluon.loss.L2Loss())
+    for _ in range(3):
+        with autograd.record():
+            output = calling(nd.ones((1, 1)))
+            loss_fn(output, nd.ones((1, 1)))
+        weight = output.asscalar()
+        expected = weight ** 2 / 2 - np.log(0.3) - 0.5     # the entropy of the posterior is exact
+        np.testing.assert_allclose(loss_fn.kl.asscalar() - kl_divergence(calling).asscalar(), expected, rtol=1e-3)
+
+
 def test_layer_tied_to_a_frozen_one():
     one = dense(OUT, in_units=IN)
     one.initialize()
