@@ -191,6 +191,27 @@ def test_saved_again_right_after_loading(tmp_path, contexts):
     assert counts[contexts[0].device_id] == run.trainer._optimizer._all_index_update_counts[contexts[0].device_id]
 
 
+def test_counts_belong_to_the_states_that_are_saved(tmp_path):
+    """A context on which nothing ran misses updates. The states of the first context are saved, and so are its counts.
+    """
+    path, contexts = str(tmp_path / 'run.checkpoint'), [mx.cpu(1), mx.cpu(0)]
+    run, other = Run(ctx=contexts), Run(ctx=contexts)
+    run.step(0)
+    with autograd.record():
+        loss = run.loss(run.net(nd.ones((4, 2), ctx=contexts[0])), nd.ones((4, 1), ctx=contexts[0]))
+    loss.backward()
+    run.trainer.step(4, ignore_stale_grad=True)
+    assert [set(run.trainer._optimizer._all_index_update_counts[device].values()) for device in (1, 0)] == [{2}, {1}]
+    run.save(path)
+    other.load(path)
+    for device in (1, 0):
+        assert set(other.trainer._optimizer._all_index_update_counts[device].values()) == {2}
+    for updater in other.trainer._updaters:
+        for index, state in run.trainer._updaters[0].states.items():
+            for one, two in zip(state, updater.states[index]):
+                np.testing.assert_array_equal(one.asnumpy(), two.asnumpy())
+
+
 def test_a_net_that_is_not_initialized_and_prediction_alone(tmp_path):
     run, path = Run(), str(tmp_path / 'run.checkpoint')
     run.step(0)
@@ -770,14 +791,18 @@ def test_likelihoods_of_ones_own(tmp_path, then, now, message, monkeypatch):
             load_checkpoint(path, net, loss=other)
     else:
         load_checkpoint(path, net, loss=other)
-        monkeypatch.setattr(Scaled, '__module__', '__main__')
-        load_checkpoint(path, net, loss=other)
+        with monkeypatch.context() as patch:    # saved by the imported script, loaded by the same script as it runs
+            patch.setattr(Scaled, '__module__', '__main__')
+            load_checkpoint(path, net, loss=other)
+            save_checkpoint(path, net, loss=other)
+        load_checkpoint(path, net, loss=other)  # and the other way round
 
 
-def test_where_a_learnable_scale_began_is_not_compared(tmp_path):
+@pytest.mark.parametrize('likelihood, scale', [(GaussianNLLLoss, 'sigma'), (StudentTNLLLoss, 'scale')])
+def test_where_a_learnable_scale_began_is_not_compared(tmp_path, likelihood, scale):
     path, net = str(tmp_path / 'run.checkpoint'), BayesDense(1, in_units=2)
     net.initialize()
-    losses = [BBBLoss(net, 10, GaussianNLLLoss(sigma, learnable=True)) for sigma in (0.1, 2.)]
+    losses = [BBBLoss(net, 10, likelihood(**{scale: start}, learnable=True)) for start in (0.1, 2.)]
     for loss in losses:
         loss.initialize()
     save_checkpoint(path, net, loss=losses[0])
@@ -1160,6 +1185,23 @@ def test_a_flag_that_training_changes(tmp_path):
     again = Linear(Warming())
     load_checkpoint(path, again.net, again.trainer)
     assert again.trainer.optimizer.warm is True
+
+
+@pytest.mark.parametrize('saved, loaded', [(True, False), (False, True)])
+def test_kind_of_arrays_and_grouping_of_updates_stay_as_they_are(tmp_path, saved, loaded):
+    """They are settings of the process and not of the training: a file that brings its own would change the arrays."""
+    def make(np_arrays, aggregate_num):
+        with mx.util.np_array(np_arrays):
+            optimizer = mx.optimizer.SGD(learning_rate=0.1, momentum=0.9)
+        optimizer.aggregate_num = aggregate_num
+        return Linear(optimizer)
+
+    path, run, again = str(tmp_path / 'run.checkpoint'), make(saved, 2).steps(0), make(loaded, 3)
+    run.save(path)
+    load_checkpoint(path, again.net, again.trainer)
+    optimizer = again.trainer.optimizer
+    assert (optimizer.allow_np_array, optimizer.aggregate_num) == (loaded, 3)
+    assert same(run.steps(1, 2).values(), again.steps(1, 2).values())
 
 
 def test_a_path_in_bytes(tmp_path):

@@ -235,6 +235,36 @@ def test_two_contexts(build, mode):
             loss_fn(outputs[1], ys[1])
 
 
+def test_one_forward_on_two_contexts(mode):
+    """A block whose forward runs on both contexts: on each of them, the Parameters have a draw and a KL term."""
+    class Both(gluon.Block):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            with self.name_scope():
+                self.body = sequential()
+
+        def forward(self, xs):
+            return [self.body(x) for x in xs]
+
+    ctx = [mx.cpu(0), mx.cpu(1)]
+    net = make(Both, mode, ctx)
+    loss_fn = BBBLoss(net, NUM_TRAIN)
+    x, y = batch()
+    for _ in range(3):
+        with autograd.record():
+            outputs = net([x.as_in_context(where) for where in ctx])
+            losses = []
+            for output, where in zip(outputs, ctx):
+                assert output.context == where
+                losses.append(loss_fn(output, y.as_in_context(where)))
+                np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net, where).asscalar(), rtol=1e-5)
+        autograd.backward(losses)
+        assert abs(outputs[0].asnumpy() - outputs[1].asnumpy()).max() > 1e-3    # two draws
+        for rho in rhos(net):
+            for grad in rho.list_grad() + rho.mu.list_grad():
+                assert abs(grad.asnumpy()).max() > 0
+
+
 def test_several_draws_in_one_step(mode):
     net = make(sequential, mode)
     loss_fn = BBBLoss(net, NUM_TRAIN)
@@ -1197,6 +1227,30 @@ def test_arrays_hidden_in_a_dict():
             loss_fn(output, y)
         loss_fn(net({'x': x}), y)
     np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
+
+
+def test_layer_that_a_block_calls_without_having_it():
+    """A forward of one block runs a layer beside it in the network: the layer's KL term is that of the draw there."""
+    class Calling(gluon.Block):
+        def __init__(self, call):
+            super().__init__()
+            self.call, self.own = call, dense(1, in_units=1)
+
+        def forward(self, x):
+            return self.call(x) + 0 * self.own(x)
+
+    layer = BayesDense(1, in_units=1, use_bias=False, prior=GaussianPrior(1.), kl='sample', initial_sigma=0.3)
+    calling, net = Calling(lambda x: layer(x)), nn.Sequential()
+    net.add(layer, calling)
+    net.initialize()
+    loss_fn = BBBLoss(net, NUM_TRAIN, gluon.loss.L2Loss())
+    for _ in range(3):
+        with autograd.record():
+            output = calling(nd.ones((1, 1)))
+            loss_fn(output, nd.ones((1, 1)))
+        weight = output.asscalar()
+        expected = weight ** 2 / 2 - np.log(0.3) - 0.5     # the entropy of the posterior is exact
+        np.testing.assert_allclose(loss_fn.kl.asscalar() - kl_divergence(calling).asscalar(), expected, rtol=1e-3)
 
 
 def test_layer_tied_to_a_frozen_one():

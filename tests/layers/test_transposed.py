@@ -93,6 +93,26 @@ def test_strides_and_dilation_in_float64(ndim):
             np.testing.assert_allclose(output.asnumpy(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_strides_and_dilation_along_one_axis_in_float64():
+    """One axis with both is enough for wrong outputs; strides along one axis and dilation along the other are not."""
+    bayes, plain = CLASSES[2]
+    x = nd.random.normal(shape=(1, 2, 5, 5))
+    for strides, right in (((2, 1), False), ((1, 2), True)):
+        kwargs = dict(kernel_size=2, in_channels=2, strides=strides, dilation=(2, 1))
+        layer = plain(3, **kwargs)
+        layer.initialize(mx.init.Normal(1.))
+        expected = layer(x).asnumpy()
+        layer.cast('float64')
+        error = abs(layer(x.astype('float64')).asnumpy() - expected).max()
+        if right:
+            assert error < 1e-4
+            bayes(3, **kwargs).cast('float64')
+        else:
+            assert error > 0.1
+            with pytest.raises(ValueError, match='where both strides and dilation are above 1'):
+                bayes(3, **kwargs).cast('float64')
+
+
 @pytest.mark.parametrize('cls', CLASSES[3])
 def test_dilation_in_3d_raises(cls):
     with pytest.raises(mx.MXNetError, match='Dilate is not supported in 3d deconvolution'):

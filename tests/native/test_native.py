@@ -201,6 +201,31 @@ def test_cache_folder(monkeypatch, tmp_path):
         build.cache_folder()
 
 
+def test_a_library_is_named_after_all_that_it_is_made_from(monkeypatch, tmp_path):
+    """If anything were left out, an old library would be used after this had changed."""
+    def key(folder='one', compiler=('g++', '-g'), version='g++ 1', header='h', source='a', name='a.cc'):
+        src = tmp_path / folder / 'src'
+        src.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(build, '_SOURCES', src)
+        for file in src.iterdir():
+            file.unlink()
+        (src / name).write_text(source)
+        (src / 'notes.txt').write_text(folder)      # the compiler never sees this
+        (tmp_path / folder / 'lib_api.h').write_text(header)
+        return build._key(list(compiler), version, [tmp_path / folder / 'lib_api.h'])
+
+    usual = key()
+    assert key('another') == usual      # folders do not count
+    keys = [usual, key(compiler=('clang++', '-g')), key(compiler=('g++',)), key(version='g++ 2'), key(header='i'),
+            key(source='b'), key(name='b.cc')]
+    for thing, name, value in ((build, '_FLAGS', build._FLAGS + ['-O1']), (build.mx, '__version__', '1.9.2'),
+                               (build.platform, 'machine', lambda: 'another')):
+        with monkeypatch.context() as patch:
+            patch.setattr(thing, name, value)
+            keys.append(key())
+    assert len(set(keys)) == len(keys)
+
+
 def test_mxnet_without_its_sources(monkeypatch, tmp_path):
     monkeypatch.setattr(build.libinfo, 'find_include_path', lambda: str(tmp_path / 'include'))
     with pytest.raises(build.BuildError, match='lib_api.h'):

@@ -12,6 +12,7 @@ from mxnet.gluon import nn
 from bbb_layers import (BayesBlock, BayesConv2D, BayesDense, BBBLoss, GaussianPrior, draw, kl_divergence,
                         posterior_as_prior, predict, prune, pruning_curve, to_deterministic)
 from bbb_layers._mxnet import tree
+from bbb_layers.networks.plain import PlainCopy
 
 
 @pytest.mark.parametrize('name', nets.NETWORKS)
@@ -112,6 +113,17 @@ def test_draw_follows_the_seed_and_is_the_same_on_all_contexts():
     second, third = draw(net)[0].weight, draw(net)[0].weight
     np.testing.assert_array_equal(first.data(mx.cpu(0)).asnumpy(), second.data(mx.cpu(0)).asnumpy())
     assert (second.data(mx.cpu(0)) != third.data(mx.cpu(0))).asnumpy().all()
+
+
+def test_draws_of_neighbouring_seeds_have_nothing_in_common():
+    plain = PlainCopy(nets.make('tied')[0])
+
+    def draws(seed):
+        return [plain.net[0].weight.data().asnumpy() for _ in plain.draws(3, seed)]
+
+    np.testing.assert_array_equal(draws(1), draws(1))
+    each = [weight.tobytes() for seed in range(3) for weight in draws(seed)]
+    assert len(set(each)) == 9
 
 
 @pytest.mark.filterwarnings('ignore:Cannot decide type')
