@@ -18,10 +18,10 @@ from mxnet.gluon import nn
 from trainers import RTOL
 
 from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
-                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)
+                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_bayesian, to_sparse)
 from bbb_layers._mxnet.tree import leaves
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint
+from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint, write as write_checkpoint
 
 OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
               ('rmsprop', {'centered': True}), ('nadam', {}),
@@ -1166,3 +1166,39 @@ def test_a_path_in_bytes(tmp_path):
     path = os.fsencode(tmp_path / 'file')
     write_atomically(path, b'whole')
     assert (tmp_path / 'file').read_bytes() == b'whole' and os.listdir(tmp_path) == ['file']
+
+
+class Judged(gluon.HybridBlock):
+    """A likelihood that has layers of this package: one that is exported, and one that to_bayesian makes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.dense = BayesDense(1, in_units=3)
+            self.norm = nn.LayerNorm(in_channels=3)
+
+    def hybrid_forward(self, F, output, label):
+        return F.sum(F.square(self.dense(self.norm(output)) - label), axis=1)
+
+
+def judged(net):
+    likelihood = Judged()
+    likelihood.initialize()
+    return BBBLoss(net, 10, to_bayesian(likelihood, own_blocks=True))
+
+
+def test_layers_of_a_likelihood_in_a_file_of_version_0_1(tmp_path):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(3, in_units=2)
+    net.initialize()
+    save_checkpoint(path, net, loss=judged(net))
+    meta, arrays = read_checkpoint(path)
+    settings = meta['loss_settings']
+    assert settings['likelihood.dense']['class'] == 'bbb_layers.BayesDense'
+    settings['likelihood.dense']['class'] = 'bbb_layers.layers.BayesDense'
+    settings['likelihood.norm']['class'] = 'bbb_layers.own_blocks.BayesLayerNorm'
+    write_checkpoint(path, meta, arrays)
+    load_checkpoint(path, net, loss=judged(net))
+    settings['likelihood.dense']['class'] = 'bbb_layers.layers.BayesEmbedding'
+    write_checkpoint(path, meta, arrays)
+    with pytest.raises(ValueError, match=r"class of the likelihood\.dense must be '.*BayesEmbedding'"):
+        load_checkpoint(path, net, loss=judged(net))
