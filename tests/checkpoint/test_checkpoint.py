@@ -1202,3 +1202,20 @@ def test_layers_of_a_likelihood_in_a_file_of_version_0_1(tmp_path):
     write_checkpoint(path, meta, arrays)
     with pytest.raises(ValueError, match=r"class of the likelihood\.dense must be '.*BayesEmbedding'"):
         load_checkpoint(path, net, loss=judged(net))
+
+
+class Configured(GaussianNLLLoss):
+    """A user's likelihood that has names of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.settings = {'robust': True}
+
+
+def test_a_likelihood_with_settings_of_its_own(tmp_path):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(3, in_units=2)
+    net.initialize()
+    save_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
+    load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
+    with pytest.raises(ValueError, match=r'sigma of the likelihood must be 0\.5, as it was \(saw: 0\.7\)'):
+        load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.7)))
