@@ -12,9 +12,13 @@ __all__ = ['MEANS', 'class_name', 'same_class', 'plain', 'same', 'attributes', '
 
 #: Attributes of an optimizer that decide how an update is computed, but do not change its result.
 MEANS = ('aggregate_num', 'allow_np_array')
-#: Module of version 0.1 by which a file can name a class -> the module where the class has its public name now.
-_MODULES_OF_0_1 = {'bbb_layers.likelihoods': 'bbb_layers', 'bbb_layers.loss': 'bbb_layers',
-                   'bbb_layers.optimizer': 'bbb_layers'}
+#: Module of version 0.1 by which a file can name a class -> the module by which :func:`class_name` names it now. Any
+#: block of this package can be a part of a user's likelihood.
+_MODULES_OF_0_1 = dict(
+    {f'bbb_layers.{module}': 'bbb_layers' for module in (
+        'layers', 'likelihoods', 'loss', 'monte_carlo', 'optimizer', 'recurrent', 'sparse')},
+    **{'bbb_layers.np_recurrent': 'bbb_layers.layers.np_recurrent',
+       'bbb_layers.own_blocks': 'bbb_layers.networks.own_blocks'})
 
 
 def class_name(cls: type) -> str:

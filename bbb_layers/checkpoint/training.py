@@ -213,7 +213,7 @@ def _settings(part):
             if attribute in known:
                 found[name] = known[attribute]
     if isinstance(part, (BBBLoss, NLLLoss)):
-        found.update(part.settings())
+        found.update(part._made_with())
     return found
 
 

@@ -88,6 +88,8 @@ class Frame:
         Whether the KL terms will be taken out of the frame.
     guarded : bool
         The argument of :meth:`~bbb_layers.forward.draw.Request.make` for the draws of a traced frame.
+    shared : bool
+        Whether all uses of a Parameter get one draw; otherwise each use gets a draw of its own.
 
     Attributes
     ----------
@@ -95,10 +97,12 @@ class Frame:
         rho -> list of its KL terms, one for each context: Symbols if traced, else Terms.
     """
 
-    def __init__(self, root: Optional[Block], traced: bool, with_terms: bool, guarded: bool = False):
+    def __init__(self, root: Optional[Block], traced: bool, with_terms: bool, guarded: bool = False,
+                 shared: bool = True):
         self.root = root
         self.traced = traced
         self.with_terms = with_terms
+        self._shared = shared
         # A graph that hands out no terms is not traced again when its settings change.
         self._guarded = traced and (guarded or not with_terms)
         self._switch = Switch()
@@ -111,6 +115,8 @@ class Frame:
 
         Several uses can share a draw only if it is a draw of the weights themselves (``Kind.DRAW``).
         """
+        if not self._shared:
+            return self._make(request)
         rho, where, kind = request.rho, request.context, request.kind
         # A draw that was not recorded has no gradient, so it must not replace a recorded draw.
         key = rho, where, self.traced or autograd.is_recording()

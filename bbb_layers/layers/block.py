@@ -255,7 +255,8 @@ class BayesBlock(Mixin):
                 means = _tied(F, means)
             return super().hybrid_forward(F, x, *args, **dict(params, **gluon_kind(means)))
         traced = F is symbol
-        frame = current_frame(F) or Frame(None, traced, with_terms=False)
+        # Without a frame around the layer, each attribute has a draw of its own, even if two hold one Parameter.
+        frame = current_frame(F) or Frame(None, traced, with_terms=False, shared=False)
         # A Symbol that the user traced by hand may be loaded elsewhere, so it contains MXNet's own operators only.
         portable = traced and not (frame.with_terms or self._active)
 

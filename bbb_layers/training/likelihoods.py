@@ -26,7 +26,7 @@ class NLLLoss(Loss):
     #: Whether :func:`~bbb_layers.to_bayesian` leaves blocks of this class unchanged.
     _stays_plain = True
 
-    def settings(self) -> Dict[str, Any]:
+    def _made_with(self) -> Dict[str, Any]:
         """Arguments of the constructor that are kept in attributes of another name: name of the argument -> value."""
         return {}
 
@@ -199,7 +199,7 @@ class GaussianNLLLoss(NLLLoss):
         super().__init__(weight, batch_axis, **kwargs)
         _add_scale(self, 'sigma', sigma, learnable)
 
-    def settings(self):
+    def _made_with(self):
         return {} if self._fixed_scale is None else {'sigma': self._fixed_scale}
 
     def _nll(self, F, pred, label, rho=None):
@@ -276,7 +276,7 @@ class StudentTNLLLoss(NLLLoss):
         self._df = check_positive('df', df)
         _add_scale(self, 'scale', scale, learnable)
 
-    def settings(self):
+    def _made_with(self):
         return {} if self._fixed_scale is None else {'scale': self._fixed_scale}
 
     def _nll(self, F, pred, label, rho=None):

@@ -210,7 +210,7 @@ class BBBLoss(Loss):
             self._watch.end(self._net.block, call, self._nll)
         return loss
 
-    def settings(self) -> Dict[str, Any]:
+    def _made_with(self) -> Dict[str, Any]:
         """The arguments of the constructor that a checkpoint compares, in addition to ``num_train``."""
         return {'weight': self._weight, 'batch_axis': self._batch_axis}
 

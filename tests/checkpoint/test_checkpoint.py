@@ -18,10 +18,10 @@ from mxnet.gluon import nn
 from trainers import RTOL
 
 from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
-                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_sparse)
+                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_bayesian, to_sparse)
 from bbb_layers._mxnet.tree import leaves
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint
+from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint, write as write_checkpoint
 
 OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
               ('rmsprop', {'centered': True}), ('nadam', {}),
@@ -1208,3 +1208,56 @@ def test_a_path_in_bytes(tmp_path):
     path = os.fsencode(tmp_path / 'file')
     write_atomically(path, b'whole')
     assert (tmp_path / 'file').read_bytes() == b'whole' and os.listdir(tmp_path) == ['file']
+
+
+class Judged(gluon.HybridBlock):
+    """A likelihood that has layers of this package: one that is exported, and one that to_bayesian makes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.dense = BayesDense(1, in_units=3)
+            self.norm = nn.LayerNorm(in_channels=3)
+
+    def hybrid_forward(self, F, output, label):
+        return F.sum(F.square(self.dense(self.norm(output)) - label), axis=1)
+
+
+def judged(net):
+    likelihood = Judged()
+    likelihood.initialize()
+    return BBBLoss(net, 10, to_bayesian(likelihood, own_blocks=True))
+
+
+def test_layers_of_a_likelihood_in_a_file_of_version_0_1(tmp_path):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(3, in_units=2)
+    net.initialize()
+    save_checkpoint(path, net, loss=judged(net))
+    meta, arrays = read_checkpoint(path)
+    settings = meta['loss_settings']
+    assert settings['likelihood.dense']['class'] == 'bbb_layers.BayesDense'
+    settings['likelihood.dense']['class'] = 'bbb_layers.layers.BayesDense'
+    settings['likelihood.norm']['class'] = 'bbb_layers.own_blocks.BayesLayerNorm'
+    write_checkpoint(path, meta, arrays)
+    load_checkpoint(path, net, loss=judged(net))
+    settings['likelihood.dense']['class'] = 'bbb_layers.layers.BayesEmbedding'
+    write_checkpoint(path, meta, arrays)
+    with pytest.raises(ValueError, match=r"class of the likelihood\.dense must be '.*BayesEmbedding'"):
+        load_checkpoint(path, net, loss=judged(net))
+
+
+class Configured(GaussianNLLLoss):
+    """A user's likelihood that has names of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.settings = {'robust': True}
+
+
+def test_a_likelihood_with_settings_of_its_own(tmp_path):
+    path, net = str(tmp_path / 'run.checkpoint'), BayesDense(3, in_units=2)
+    net.initialize()
+    save_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
+    load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
+    with pytest.raises(ValueError, match=r'sigma of the likelihood must be 0\.5, as it was \(saw: 0\.7\)'):
+        load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.7)))

@@ -521,6 +521,34 @@ def test_one_draw_per_parameter(build, hybridized, mode):
         assert abs(net(x).asnumpy()).max() < 1e-6
 
 
+class Difference(gluon.HybridBlock):
+    """One Parameter under two names."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.one = self.params.get('one', shape=(OUT,), init=mx.init.One())
+            self.two = self.one
+
+    def hybrid_forward(self, F, x, one, two):
+        return F.broadcast_add(x, one - two)
+
+
+class BayesDifference(BayesBlock, Difference):
+    pass
+
+
+def test_draws_of_a_layer_that_runs_alone(mode):
+    layer, x = BayesDifference(), nd.zeros((1, OUT))
+    layer.initialize()
+    hybridize(layer, mode)
+    with autograd.train_mode():
+        assert abs(layer(x).asnumpy()).min() > 0    # without a frame, each attribute has a draw of its own
+    BBBLoss(layer, NUM_TRAIN)
+    with autograd.train_mode():
+        assert abs(layer(x).asnumpy()).max() == 0
+
+
 def test_draw_without_gradient_is_not_reused_under_record():
     class Net(gluon.HybridBlock):
         def __init__(self, **kwargs):
