@@ -47,6 +47,7 @@ setup(
     long_description=readme,
     long_description_content_type='text/markdown',
     author='The bbb_layers authors',
+    url=repository or None,
     license='Apache-2.0',
     keywords=['Bayesian neural networks', 'Bayes by Backprop', 'variational inference', 'uncertainty', 'pruning',
               'deep learning', 'MXNet', 'Gluon'],
