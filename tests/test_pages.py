@@ -19,7 +19,7 @@ PAGES = pages.names('.md')
 OTHERS = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'examples/README.md', 'examples/benchmark/RESULTS.md',
           'examples/distributed/README.md', 'examples/reproduce/RESULTS.md', 'tests/upstream/RESULTS.md']
 NOTEBOOKS = [page for page in pages.names('.md', '.ipynb') if pages.is_notebook(page)]
-WITH_SNIPPETS = [page for page in ['README.md'] + PAGES if page not in NOTEBOOKS and pages.snippets(page)]
+WITH_SNIPPETS = [page for page in OTHERS + PAGES if page not in NOTEBOOKS and pages.snippets(page)]
 #: MXNet's own warning, where it quantizes a network.
 quantizes = pytest.mark.filterwarnings('ignore:Cannot decide type for the following arguments:UserWarning')
 
@@ -192,11 +192,13 @@ def test_the_lists_of_the_index_are_its_tables_of_contents():
 
 @pytest.mark.parametrize('page', OTHERS + PAGES)
 def test_nothing_of_a_page_is_hidden(page):
-    """MyST drops a line that begins with %, and a fence that is spelt in another way is no snippet that runs."""
+    """MyST drops a line that begins with %. A snippet runs, and a link is tried, only if it is written in one way."""
     text = pages.read(page)
     without_fences = pages.prose_with_code(text)
     assert not re.findall(r'^ *%.*|<!--.*', without_fences, re.MULTILINE)
     assert not re.findall(r'^ *(?:[>*+-]|\d+\.) *(?:`{3}|~{3}).*', without_fences, re.MULTILINE)
+    assert not re.findall(r'<(?:a|img)\b.*', pages.prose(text))
+    assert not re.findall(r'\n\n(?: {4}|\t).*', without_fences)     # code without a fence
     languages = {info for _, info, _, _ in pages.blocks(text)}
     assert languages <= {'python', 'sh', '{toctree}'} | (set() if page in PAGES else {''})
 
