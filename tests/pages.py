@@ -22,6 +22,14 @@ def read(page):
     return (ROOT / page).read_text(encoding='utf-8')
 
 
+def markdown(page):
+    """The Markdown of ``page``; of a notebook that of its cells."""
+    if page.endswith('.ipynb'):
+        return '\n\n'.join(''.join(cell['source']) for cell in json.loads(read(page))['cells']
+                           if cell['cell_type'] == 'markdown')
+    return read(page)
+
+
 def blocks(text):
     """(number of the line before it, what stands behind the fence, indentation, content) of each fenced block.
 
@@ -52,8 +60,8 @@ def prose(text):
 
 
 def links(text):
-    """The targets of links and pictures."""
-    return re.findall(r'\]\(<?([^)\s>]+)>?\)', prose(text))
+    """The targets of links and pictures, with or without a title, and of definitions such as [1]: page.md."""
+    return re.findall(r'(?:\]\(\s*|^ {0,3}\[[^\]\n]+\]: *)<?([^)\s>]+)', prose(text), re.MULTILINE)
 
 
 def anchors(text):

@@ -102,7 +102,7 @@ class Frame:
         self.root = root
         self.traced = traced
         self.with_terms = with_terms
-        self._shared = shared
+        self._one_draw = shared
         # A graph that hands out no terms is not traced again when its settings change.
         self._guarded = traced and (guarded or not with_terms)
         self._switch = Switch()
@@ -115,7 +115,7 @@ class Frame:
 
         Several uses can share a draw only if it is a draw of the weights themselves (``Kind.DRAW``).
         """
-        if not self._shared:
+        if not self._one_draw:
             return self._make(request)
         rho, where, kind = request.rho, request.context, request.kind
         # A draw that was not recorded has no gradient, so it must not replace a recorded draw.
