@@ -8,7 +8,8 @@ from typing import Any, Dict, Set
 import numpy as np
 from mxnet.optimizer import Optimizer
 
-__all__ = ['MEANS', 'class_name', 'same_class', 'plain', 'same', 'attributes', 'arguments']
+__all__ = ['MEANS', 'class_name', 'same_class', 'plain', 'same', 'what_json_holds', 'attributes',
+           'arguments']
 
 #: Attributes of an optimizer that decide how an update is computed, but do not change its result.
 MEANS = ('aggregate_num', 'allow_np_array')
@@ -64,15 +65,20 @@ def same(one: Any, other: Any) -> bool:
     return one == other or (one != one and other != other)
 
 
+def what_json_holds(values: Dict[str, Any]) -> Dict[str, Any]:
+    """``values`` without those that JSON cannot hold, such as arrays and functions; a tuple becomes a list."""
+    found = {}
+    for name, value in values.items():
+        with contextlib.suppress(TypeError):
+            found[name] = plain(name, list(value) if isinstance(value, tuple) else value)
+    return found
+
+
 def attributes(thing: object) -> Dict[str, Any]:
     """The attributes of an optimizer, of a schedule or of a loss that JSON can hold."""
-    found = {}
-    for name, value in getattr(thing, '__dict__', {}).items():
-        # The dicts of an optimizer have an entry for each Parameter, and are not saved as attributes.
-        if name not in MEANS and not (isinstance(thing, Optimizer) and isinstance(value, dict)):
-            with contextlib.suppress(TypeError):    # arrays, functions, ...
-                found[name] = plain(name, list(value) if isinstance(value, tuple) else value)
-    return found
+    # The dicts of an optimizer have an entry for each Parameter, and are not saved as attributes.
+    return what_json_holds({name: value for name, value in getattr(thing, '__dict__', {}).items()
+                            if name not in MEANS and not (isinstance(thing, Optimizer) and isinstance(value, dict))})
 
 
 def arguments(thing: object) -> Set[str]:

@@ -101,7 +101,8 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
         if changed:
             changes.append(partial(vars(thing).update, changed))
     step = meta['optimizer']['attributes'].get(STEP)
-    changes.append(partial(set_loaded_step, optimizer, None if step is None else check_step(step)))
+    changes.append(partial(set_loaded_step, optimizer, None if step is None else check_step(
+        step, f'{path}: the step of the KL schedule')))
     places = {name: index for index, name in enumerate(names)}
     per_parameter = meta.get('params', {})      # files of earlier versions do not have this entry
     _check_names(path, places, meta, per_parameter)

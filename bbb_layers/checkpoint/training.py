@@ -13,7 +13,7 @@ from ..training.likelihoods import NLLLoss
 from ..training.loss import BBBLoss
 from . import parameters
 from .file import Path, read, write
-from .names import arguments, attributes, class_name, plain, same, same_class
+from .names import arguments, attributes, class_name, plain, same, same_class, what_json_holds
 from .trainer import pack as pack_trainer
 from .trainer import unpack as unpack_trainer
 from .trainer import updaters_of
@@ -205,15 +205,18 @@ def _parts(loss):
 
 
 def _settings(part):
-    """Arguments of the constructor of a part of a loss: from attributes with their names, and from the part itself."""
-    known, found = attributes(part), {}
+    """Name of an argument of the constructor -> its value, for a part of a loss.
+
+    The losses of this package tell these values. Of any other class, and of the arguments that a derived class adds,
+    the attributes count that have the name of an argument, or this name after an underscore.
+    """
+    found = what_json_holds(part._made_with()) if isinstance(part, (BBBLoss, NLLLoss)) else {}
+    known = attributes(part)
     # Prefixes are left out, because they count the blocks of a process.
-    for name in arguments(part).difference(('num_train', 'kl_weight', 'prefix', 'params', 'name')):
+    for name in arguments(part).difference(found, ('num_train', 'kl_weight', 'prefix', 'params', 'name')):
         for attribute in (name, '_' + name):
             if attribute in known:
                 found[name] = known[attribute]
-    if isinstance(part, (BBBLoss, NLLLoss)):
-        found.update(part._made_with())
     return found
 
 

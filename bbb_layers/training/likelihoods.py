@@ -27,8 +27,8 @@ class NLLLoss(Loss):
     _stays_plain = True
 
     def _made_with(self) -> Dict[str, Any]:
-        """Arguments of the constructor that are kept in attributes of another name: name of the argument -> value."""
-        return {}
+        """Name of an argument of the constructor -> its value, for all that a checkpoint compares."""
+        return {'weight': self._weight, 'batch_axis': self._batch_axis}
 
     def hybrid_forward(self, F, pred, label, sample_weight=None, **params):
         nll = self._nll(F, *classic((pred, label)), **classic(params))
@@ -95,6 +95,9 @@ class CategoricalNLLLoss(NLLLoss):
         super().__init__(weight, batch_axis, **kwargs)
         self._axis = axis
         self._ignore_label = None if ignore_label is None else check_finite('ignore_label', ignore_label)
+
+    def _made_with(self):
+        return dict(super()._made_with(), axis=self._axis, ignore_label=self._ignore_label)
 
     def forward(self, pred, label, *sample_weight):
         if isinstance(pred, NDArray) and not autograd.is_training():
@@ -200,7 +203,9 @@ class GaussianNLLLoss(NLLLoss):
         _add_scale(self, 'sigma', sigma, learnable)
 
     def _made_with(self):
-        return {} if self._fixed_scale is None else {'sigma': self._fixed_scale}
+        # Training changes a learnable sigma, which is a Parameter.
+        fixed = {} if self._fixed_scale is None else {'sigma': self._fixed_scale}
+        return dict(super()._made_with(), **fixed)
 
     def _nll(self, F, pred, label, rho=None):
         error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)
@@ -277,7 +282,9 @@ class StudentTNLLLoss(NLLLoss):
         _add_scale(self, 'scale', scale, learnable)
 
     def _made_with(self):
-        return {} if self._fixed_scale is None else {'scale': self._fixed_scale}
+        # Training changes a learnable scale, which is a Parameter.
+        fixed = {} if self._fixed_scale is None else {'scale': self._fixed_scale}
+        return dict(super()._made_with(), df=self._df, **fixed)
 
     def _nll(self, F, pred, label, rho=None):
         error, log_scale = _scaled(F, self, F.reshape_like(label, pred) - pred, rho)

@@ -211,7 +211,7 @@ class BBBLoss(Loss):
         return loss
 
     def _made_with(self) -> Dict[str, Any]:
-        """The arguments of the constructor that a checkpoint compares, in addition to ``num_train``."""
+        """Name of an argument of the constructor -> its value; a checkpoint compares these, and ``num_train``."""
         return {'weight': self._weight, 'batch_axis': self._batch_axis}
 
     def check_finite(self) -> None:

@@ -8,10 +8,10 @@ from .._mxnet.checks import check_count, check_fraction, check_not_negative
 __all__ = ['blundell', 'linear', 'cyclical', 'check_step']
 
 
-def check_step(step: float) -> int:
-    """``step`` as an int, if it is a whole number of at least 0; otherwise ValueError or TypeError."""
-    if check_not_negative('step', step) != int(step):
-        raise ValueError(f'step must be a whole number of at least 0 (saw: {step!r})')
+def check_step(step: float, name: str = 'step') -> int:
+    """``step`` as an int, if it is a whole number of at least 0; otherwise ValueError or TypeError, with ``name``."""
+    if check_not_negative(name, step) != int(step):
+        raise ValueError(f'{name} must be a whole number of at least 0 (saw: {step!r})')
     return int(step)
 
 

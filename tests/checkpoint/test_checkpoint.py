@@ -17,11 +17,13 @@ from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 from trainers import RTOL
 
-from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, FusedAdam, GaussianNLLLoss, GaussianPrior, LaplacePrior,
-                        Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules, to_bayesian, to_sparse)
+from bbb_layers import (BayesDense, BayesEmbedding, BBBLoss, CategoricalNLLLoss, FusedAdam, GaussianNLLLoss,
+                        GaussianPrior, LaplacePrior, Prior, ScaleMixturePrior, StudentTNLLLoss, native, schedules,
+                        to_bayesian, to_sparse)
 from bbb_layers._mxnet.tree import leaves
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from bbb_layers.checkpoint.file import MAGIC, read as read_checkpoint, write as write_checkpoint
+from bbb_layers.training.handlers import STEP
 
 OPTIMIZERS = [('adam', {}), ('fusedadam', {'learning_rate': 0.01}), ('sgd', {'momentum': 0.9}), ('sgd', {}),
               ('rmsprop', {'centered': True}), ('nadam', {}),
@@ -1261,3 +1263,31 @@ def test_a_likelihood_with_settings_of_its_own(tmp_path):
     load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
     with pytest.raises(ValueError, match=r'sigma of the likelihood must be 0\.5, as it was \(saw: 0\.7\)'):
         load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.7)))
+
+
+@pytest.mark.parametrize('likelihood, wanted', [
+    (CategoricalNLLLoss(axis=1, weight=2., ignore_label=-1), dict(axis=1, weight=2., batch_axis=0, ignore_label=-1.)),
+    (GaussianNLLLoss(0.5), dict(sigma=0.5, weight=None, batch_axis=0)),
+    (GaussianNLLLoss(0.5, learnable=True, batch_axis=1), dict(weight=None, batch_axis=1)),
+    (StudentTNLLLoss(4., 0.5), dict(df=4., scale=0.5, weight=None, batch_axis=0)),
+    (StudentTNLLLoss(4., 0.5, learnable=True), dict(df=4., weight=None, batch_axis=0))])
+def test_what_a_file_says_of_a_likelihood(tmp_path, likelihood, wanted):
+    path = str(tmp_path / 'run.checkpoint')
+    net = BayesDense(1, in_units=2)
+    net.initialize()
+    loss_fn = BBBLoss(net, 10, likelihood, weight=3.)
+    loss_fn.initialize()
+    save_checkpoint(path, net, loss=loss_fn)
+    saved = read_checkpoint(path)[0]['loss_settings']
+    assert saved['likelihood'] == dict(wanted, **{'class': f'bbb_layers.{type(likelihood).__name__}'})
+    assert saved['loss'] == {'weight': 3., 'batch_axis': 0, 'class': 'bbb_layers.BBBLoss'}
+
+
+@pytest.mark.parametrize('step', [-1, 1.5, 'two'])
+def test_a_step_of_the_kl_schedule_that_is_none(tmp_path, step):
+    path, run = str(tmp_path / 'run.checkpoint'), Linear().steps(1)
+    run.save(path)
+    meta, arrays = read_checkpoint(path)
+    meta['trainer']['optimizer']['attributes'][STEP] = step
+    rewrite(path, meta, arrays)
+    refused(Linear(), path, 'the step of the KL schedule must be')
