@@ -6,12 +6,14 @@
 PYTHON ?=
 ARGS ?=
 
-CANDIDATES = $(or $(PYTHON),python3.11 python3.10 python3.9 python3.8 python3.12 python3 python)
-# Prints the version of a Python on which MXNet 1.9.1 runs and which can make a virtual environment.
-PROBE = import sys, venv, ensurepip; assert (3, 8) <= sys.version_info[:2] <= (3, 12); print("%d.%d" % sys.version_info[:2])
+CANDIDATES = $(or $(PYTHON),python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python3 python)
+# Prints the version of a Python that the package supports and that can make a virtual environment.
+PROBE = import sys, venv, ensurepip; assert (3, 8) <= sys.version_info[:2] <= (3, 13); print("%d.%d" % sys.version_info[:2])
 FOUND := $(shell for python in $(CANDIDATES); do \
 	version=$$($$python -c '$(PROBE)' 2>/dev/null) && echo $$python $$version && break; done)
 VENV = .venv/$(lastword $(FOUND))
+# The Pythons for which setup.py does not ask for MXNet.
+WITHOUT_MXNET = 3.13
 
 # What each room does above all, in about a minute, for after each change. Left out is what compares many shapes, priors
 # and estimators with each other, other kinds of arrays and numbers, all that runs examples or other processes, and
@@ -23,7 +25,7 @@ QUICK = _mxnet/test_contexts _mxnet/test_copies posterior forward/test_collect n
 	training/test_loss training/test_schedules checkpoint/test_checkpoint checkpoint/test_old_files \
 	checkpoint/test_trainer_states examples/test_example_parser test_docs test_rooms test_seeds
 
-.PHONY: mnist test quick check docs docs-python benchmark clean python
+.PHONY: mnist test quick smoke check docs docs-python benchmark clean python
 
 mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist \
@@ -35,6 +37,10 @@ test: $(VENV)/test-installed
 quick: $(VENV)/test-installed
 	$(VENV)/bin/python -m pytest -n auto -m "not slow and not costly" \
 	    $(foreach name,$(QUICK),$(wildcard tests/$(name) tests/$(name).py)) $(ARGS)
+
+# Some tests on the oldest and the newest Python that this machine has.
+smoke: $(VENV)/test-installed
+	$(VENV)/bin/python .ci/versions.py --smoke
 
 check: $(VENV)/check-installed
 	$(VENV)/bin/python -m ruff check
@@ -54,7 +60,7 @@ clean:
 python:
 	@test -n "$(FOUND)" || { \
 	  echo "No usable Python found among: $(CANDIDATES)." >&2; \
-	  echo "MXNet 1.9.1 needs CPython 3.8 to 3.12 (3.13 has no NumPy below 2), with its venv module (Debian: python3-venv)." >&2; \
+	  echo "bbb_layers needs CPython 3.8 to 3.13, with its venv module (Debian: python3-venv)." >&2; \
 	  echo "Install one, or name one: make test PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 # Before anything is installed for them.
@@ -63,8 +69,10 @@ docs-python: | python
 	  echo "make docs needs Python 3.10 or later (this is $(lastword $(FOUND))); name one: make docs PYTHON=python3.11" >&2; \
 	  exit 1; }
 
-# The extra that a target needs, installed anew only when what is to be installed has changed.
+# The extra that a target needs, installed anew only when what is to be installed has changed. For CPython 3.13 there is
+# no NumPy that fits MXNet's metadata, so MXNet is installed without what it asks for, and pip need not warn of it.
 $(VENV)/%-installed: setup.py | python
 	$(firstword $(FOUND)) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	$(if $(filter $(WITHOUT_MXNET),$(lastword $(FOUND))),$(VENV)/bin/python -m pip install --quiet --no-deps mxnet==1.9.1)
+	$(VENV)/bin/python -m pip install --quiet --no-warn-conflicts --editable '.[$*]'
 	@touch $@

@@ -7,9 +7,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # pip asks for the metadata before it looks at python_requires, and then names no reason.
-if not (3, 8) <= sys.version_info[:2] <= (3, 12):
-    sys.exit('bbb-layers needs CPython 3.8 to 3.12 (this is %d.%d): MXNet 1.9.1 needs a NumPy below 2.0, '
-             'and none of those is built for 3.13 and later' % sys.version_info[:2])
+if not (3, 8) <= sys.version_info[:2] <= (3, 13):
+    sys.exit('bbb-layers needs CPython 3.8 to 3.13 (this is %d.%d): earlier ones lack parts of the language that it '
+             'uses, and MXNet 1.9.1, the last release of MXNet, has not been tried with later ones'
+             % sys.version_info[:2])
 
 here = Path(__file__).parent
 version = re.search(r"__version__ = '(.+)'", (here / 'bbb_layers' / '__init__.py').read_text(encoding='utf-8')).group(1)
@@ -53,11 +54,10 @@ setup(
               'deep learning', 'MXNet', 'Gluon'],
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
     package_data={'bbb_layers': ['py.typed'], 'bbb_layers.native': ['src/*.h', 'src/*.cc']},
-    # mxnet 1.9.1 uses numpy.bool, which numpy 1.24 removed and bbb_layers brings back; it also uses distutils, which
-    # CPython 3.12 removed and setuptools has. On 3.13 and later there is no numpy below 2, which mxnet cannot use.
-    python_requires='>=3.8,<3.13',
-    install_requires=['mxnet>=1.9.1,<2', "numpy<1.24; python_version < '3.12'",
-                      "numpy>=1.26,<2; python_version >= '3.12'", "setuptools; python_version >= '3.12'"],
+    # What mxnet 1.9.1 misses in newer versions of Python and numpy, bbb_layers has. But mxnet's metadata ask for numpy
+    # below 2, and there is none for CPython 3.13: there, mxnet is installed by itself, without what it asks for.
+    python_requires='>=3.8,<3.14',
+    install_requires=["mxnet>=1.9.1,<2; python_version < '3.13'", 'numpy>=1.17'],
     extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs, 'check': check,
                     'test': examples + onnx + ['hypothesis', 'pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[
@@ -67,7 +67,7 @@ setup(
         'Programming Language :: C++',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3 :: Only',
-        *['Programming Language :: Python :: 3.%d' % minor for minor in range(8, 13)],
+        *['Programming Language :: Python :: 3.%d' % minor for minor in range(8, 14)],
         'Programming Language :: Python :: Implementation :: CPython',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',

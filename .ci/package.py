@@ -20,7 +20,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bbb_layers' / '__init__.py
 #: The tests that run where the command line names none.
 CORE = [f'tests/{name}.py' for name in (
     'layers/test_layers', 'training/test_loss', 'checkpoint/test_checkpoint', 'native/test_native',
-    '_mxnet/test_numpy_bool', 'prediction/test_predict')]
+    '_mxnet/test_import_hook', 'prediction/test_predict')]
 #: What the installed package must have, and be, in a process that does not see this folder.
 PROBE = '''
 import pathlib, sys

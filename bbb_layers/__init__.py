@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Bayes by Backprop as layers for Apache MXNet Gluon."""
-from ._mxnet import numpy_names  # noqa: F401, before every module that imports mxnet
+from ._mxnet import import_hook  # noqa: F401, before every module that imports mxnet
 from . import metrics, native, schedules
 from .checkpoint.trainer_states import convert_trainer_states
 from .layers.block import BayesBlock

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 # The tests run in as many processes as there are processors.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
+from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/import_hook.py
 import mxnet as mx
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 import json
 import textwrap
 
-from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
+from bbb_layers import native     # before mxnet, see bbb_layers/_mxnet/import_hook.py
 import mxnet as mx
 import nets
 import numpy as np

@@ -2,7 +2,7 @@
 import copy
 import logging
 
-from bbb_layers import schedules     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
+from bbb_layers import schedules     # before mxnet, see bbb_layers/_mxnet/import_hook.py
 import mxnet as mx
 import numpy as np
 import pytest

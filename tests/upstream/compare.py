@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-import bbb_layers  # noqa: E402, before mxnet, see bbb_layers/_mxnet/numpy_names.py
+import bbb_layers  # noqa: E402, before mxnet, see bbb_layers/_mxnet/import_hook.py
 import mxnet  # noqa: E402
 import numpy  # noqa: E402
 from processes import VARIANTS, Run, run_all  # noqa: E402

@@ -23,7 +23,7 @@ import unittest
 import zlib
 from pathlib import Path
 
-import bbb_layers     # before mxnet, see bbb_layers/_mxnet/numpy_names.py
+import bbb_layers     # before mxnet, see bbb_layers/_mxnet/import_hook.py
 import mxnet as mx
 import numpy as np
 import pytest

@@ -1,0 +1,154 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Makes MXNet 1.9.1 importable beside every NumPy from 1.17 on, and on CPython 3.12 and later.
+
+``import numpy`` in a module of MXNet gives that module :func:`~bbb_layers._mxnet.numpy_view.numpy_view`, which has the
+names that NumPy removed; all other modules get NumPy itself, which is never changed. The few places of MXNet that need
+more than a name have a function in the table ``_REPAIRS`` below.
+
+The hook is installed when this module is imported. Modules of MXNet that were loaded before do without it, therefore a
+program imports bbb_layers before mxnet. MXNet can still come first if it works with the installed NumPy as it is.
+"""
+import builtins
+import copy
+import importlib.abc
+import importlib.util
+import re
+import sys
+import types
+from typing import Any, Callable, Dict
+
+try:
+    import numpy
+except ImportError as error:
+    raise ImportError('bbb_layers needs NumPy, which is not installed: pip install numpy') from error
+
+from .numpy_view import NUMPY_2, Text, numpy_view
+
+__all__ = ['installed']
+
+
+class _Version(tuple):
+    """A version such as '1.17.3', which is compared by its numbers."""
+
+    def __new__(cls, text: str) -> '_Version':
+        return super().__new__(cls, map(int, re.findall(r'\d+', text)[:3]))
+
+
+#: What MXNet uses of distutils, which CPython 3.12 no longer has.
+_DISTUTILS_VERSION = types.SimpleNamespace(LooseVersion=_Version, StrictVersion=_Version)
+
+
+def _mxnets_builtins() -> Dict[str, Any]:
+    """Python's builtins with an import function that gives the view in place of NumPy.
+
+    Python takes the import function from the global name ``__builtins__`` of the module that has the import statement.
+    """
+    view = numpy_view()
+
+    def import_(name, globals=None, locals=None, fromlist=(), level=0):
+        if name == 'distutils.version':
+            return _DISTUTILS_VERSION
+        module = builtins.__import__(name, globals, locals, fromlist, level)
+        return view if module is numpy else module
+
+    return {**vars(builtins), '__import__': import_}
+
+
+def _repair_array(module):
+    """A number that does not fit into the dtype is told, where MXNet says 'source_array must be array like object'."""
+    original = module.array
+
+    def array(source_array, ctx=None, dtype=None):
+        try:
+            return original(source_array, ctx, dtype)
+        except TypeError as error:
+            # The exception during whose handling MXNet raised its own. NumPy 2 does not wrap numbers around.
+            if isinstance(error.__context__, OverflowError):
+                raise OverflowError(f'source_array must have numbers within the range of dtype '
+                                    f'{numpy.dtype(dtype).name} ({error.__context__}; '
+                                    f'numpy is {numpy.__version__})') from None
+            raise
+
+    array.__doc__ = original.__doc__
+    module.array = array
+
+
+def _repair_results(module):
+    """Functions of NumPy 2.0 return named tuples, such as numpy.linalg.qr; MXNet rebuilds only tuples and lists."""
+    original = module._as_mx_np_array
+
+    def _as_mx_np_array(object, ctx=None):
+        if isinstance(object, tuple) and hasattr(object, '_make'):
+            return object._make(_as_mx_np_array(each, ctx) for each in object)
+        return original(object, ctx)
+
+    module._as_mx_np_array = _as_mx_np_array
+
+
+def _repair_records(module):
+    """Arrays have no method ``tostring`` from NumPy 2.3 on, only ``tobytes``, which does the same."""
+    source = module.__loader__.get_source(module.__name__)
+    exec(compile(source.replace('.tostring()', '.tobytes()'), module.__file__, 'exec'), vars(module))
+
+
+#: Module of MXNet -> what is done to it once it has been loaded.
+_REPAIRS: Dict[str, Callable[[types.ModuleType], None]] = {
+    'mxnet.ndarray.ndarray': _repair_array,
+    'mxnet.numpy.multiarray': _repair_results,
+    'mxnet.recordio': _repair_records,
+}
+#: Modules whose ``str(shape)`` is read by C++ code.
+_TEXT_FOR_C = ('mxnet._ctypes.ndarray', 'mxnet._ctypes.symbol', 'mxnet.io.io', 'mxnet.symbol.symbol')
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds MXNet's modules as Python does, and loads them with the view of NumPy."""
+
+    def __init__(self):
+        self._builtins = _mxnets_builtins()
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] != 'mxnet':
+            return None
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target) if finder is not self and hasattr(finder, 'find_spec') else None
+            if spec is not None:
+                if hasattr(spec.loader, 'exec_module'):
+                    spec.loader = self._with_view(spec.loader)
+                return spec
+        return None
+
+    def _with_view(self, loader):
+        """A copy of ``loader`` whose ``exec_module`` gives the module the view first. All else stays as it is."""
+        def exec_module(module):
+            vars(module)['__builtins__'] = self._builtins
+            if NUMPY_2 and module.__name__ in _TEXT_FOR_C:
+                vars(module)['str'] = Text
+            loader.exec_module(module)
+            if NUMPY_2 and module.__name__ in _REPAIRS:
+                _REPAIRS[module.__name__](module)
+
+        loader_with_view = copy.copy(loader)
+        loader_with_view.exec_module = exec_module
+        return loader_with_view
+
+
+def installed() -> bool:
+    """Whether the hook is in place, which it is not where MXNet was imported first and works without it."""
+    return any(type(finder).__name__ == _Finder.__name__ and type(finder).__module__ == __name__
+               for finder in sys.meta_path)
+
+
+def _install():
+    if 'mxnet' in sys.modules or installed():
+        return
+    if importlib.util.find_spec('mxnet') is None:
+        raise ImportError('bbb_layers needs MXNet 1.9.1, which is not installed: pip install --no-deps mxnet==1.9.1, '
+                          'then pip install . in the folder of bbb_layers, which installs all else')
+    # What an import of MXNet has left behind that failed, for want of the hook.
+    for name in [name for name in sys.modules if name.startswith('mxnet.')]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _Finder())
+
+
+_install()
