@@ -55,9 +55,11 @@ setup(
     packages=find_packages(include=['bbb_layers', 'bbb_layers.*']),
     package_data={'bbb_layers': ['py.typed'], 'bbb_layers.native': ['src/*.h', 'src/*.cc']},
     # What mxnet 1.9.1 misses in newer versions of Python and numpy, bbb_layers has. But mxnet's metadata ask for numpy
-    # below 2, and there is none for CPython 3.13: there, mxnet is installed by itself, without what it asks for.
+    # below 2, and there is none for CPython 3.13: there, mxnet is installed by itself, and the other packages that it
+    # asks for are named here in its stead.
     python_requires='>=3.8,<3.14',
-    install_requires=["mxnet>=1.9.1,<2; python_version < '3.13'", 'numpy>=1.17'],
+    install_requires=["mxnet>=1.9.1,<2; python_version < '3.13'", 'numpy>=1.17',
+                      "requests>=2.20,<3; python_version >= '3.13'", "graphviz>=0.8.1,<0.9; python_version >= '3.13'"],
     extras_require={'plot': plot, 'examples': examples, 'onnx': onnx, 'docs': docs, 'check': check,
                     'test': examples + onnx + ['hypothesis', 'pytest', 'pytest-xdist', 'scikit-learn', 'scipy']},
     classifiers=[

@@ -69,18 +69,18 @@ class Row:
             self.pip('--no-deps', 'mxnet==1.9.1')
             self.pip('--editable', f'.{extra}')
         elif self.numpy == '2':
-            self.pip('--no-deps', 'mxnet==1.9.1', '--editable', '.')
-            self.pip('numpy>=2', *self.needs('test'))
+            self.pip('--editable', '.')
+            self.pip('--upgrade', 'numpy>=2', *self.needs('test'))
         elif self.numpy == '1':
             self.pip('--editable', f'.{extra}')
         else:
             self.pip('--editable', f'.{extra}', f'numpy=={self.numpy}')
 
     def needs(self, extra: str) -> List[str]:
-        """What the installed package asks for with this extra, in this Python, beside MXNet."""
+        """What the installed package asks for with this extra, in this Python."""
         code = ('import importlib.metadata as m; from pip._vendor.packaging.requirements import Requirement as R\n'
                 'for r in map(R, m.requires("bbb-layers")):\n'
-                f'    if r.name not in ("mxnet", "numpy") and r.marker and r.marker.evaluate({{"extra": {extra!r}}}):\n'
+                f'    if r.marker and r.marker.evaluate({{"extra": {extra!r}}}) and "extra" in str(r.marker):\n'
                 '        print(r.name + str(r.specifier))')
         return self.run('-c', code, check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout.split()
 
