@@ -96,14 +96,21 @@ def differences():
 def notices(name, test, folder):
     """Whether ``test`` fails where the package uses ``name`` under another spelling."""
     copy = Path(tempfile.mkdtemp(dir=folder))
-    shutil.copytree(PACKAGE, copy / 'bbb_layers', ignore=shutil.ignore_patterns('__pycache__'))
-    for path in (copy / 'bbb_layers').rglob('*.py'):
-        text = path.read_text(encoding='utf-8')
-        path.write_text(re.sub(rf'\b{name}\b', f'{name}_is_gone', text), encoding='utf-8')
-    where = test_files(test)[0][0]
+    # The tests are copied too, because processes that they start import the package that stands beside them.
+    for tree in (PACKAGE, ROOT / 'tests', ROOT / 'examples'):
+        shutil.copytree(tree, copy / tree.name, ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(ROOT / 'pyproject.toml', copy)
+    environment = dict(os.environ, PYTHONPATH=str(copy))
+    for path in (copy / 'bbb_layers').rglob('*'):
+        if path.suffix in ('.py', '.cc', '.h'):
+            before = path.read_text(encoding='utf-8')
+            after = re.sub(rf'\b{name}\b', f'{name}_is_gone', before)
+            path.write_text(after, encoding='utf-8')
+            if after != before and path.suffix != '.py':    # the library is compiled, and not into the user's cache
+                environment['BBB_LAYERS_CACHE'] = str(copy / 'cache')
+    where = copy / test_files(test)[0][0].relative_to(ROOT)
     command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider',
                f'{where}::{test.partition("::")[2]}']
-    environment = dict(os.environ, PYTHONPATH=str(copy))
     done = subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.returncode == 1 or b'while loading conftest' in done.stdout     # where it cannot even be imported
 
