@@ -94,6 +94,22 @@ def test_copy_of_a_part_leaves_the_rest_behind():
     assert not np.array_equal(new.body[0].weight.data().asnumpy(), net.body[0].weight.data().asnumpy())
 
 
+def test_copy_that_is_made_inside_the_name_scope():
+    """Nobody has entered the name scope of the copy, although the original's is entered at this moment."""
+    net = make_net(BayesDense, tapped=True)
+    with net.name_scope():
+        assert net._scope._name_scope is not None
+        new = copy.deepcopy(net)
+        assert new._scope._name_scope is None
+        with new.name_scope():
+            assert new._scope._name_scope is not None
+            inner = nn.Dense(2)
+        assert new._scope._name_scope is None and net._scope._name_scope is not None
+        outer = nn.Dense(2)     # the scope of the original is in force again
+    assert inner.prefix.startswith(net.prefix) and inner.prefix == outer.prefix
+    assert nn.Dense(2).prefix.startswith('dense')
+
+
 def test_block_that_is_reached_before_the_part_that_holds_it():
     """Each name scope is copied once, also where a part of the network is copied for itself in between."""
     class Referring(HybridBlock):

@@ -1,6 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+import ctypes
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -349,6 +351,47 @@ def test_attributes_are_checked(compiled, changed, message):
     assert (arrays[3].asnumpy() == 0).all()
     adam(arrays)
     np.testing.assert_allclose(arrays[3].asnumpy(), 0.1, rtol=1e-6)     # an error is no lasting one
+
+
+#: Lets MXNet ask 1000 times which of its 10,000 inputs an operator changes, and prints the growth of memory in bytes.
+ASK = '''
+import resource, sys
+from bbb_layers import native
+import mxnet as mx
+assert native.available()
+operator = native.operator(mx.sym, '_bbb_layers_adam')
+symbol = operator(*[mx.sym.Variable('x')] * 10000, parameters=2000, step=0, lrs='', wds='', settings='')
+
+def ask():
+    for _ in range(1000):
+        assert symbol.list_auxiliary_states() == ['x']
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+before = ask()
+print(ask() - before)
+'''
+
+
+@pytest.mark.costly
+def test_the_list_of_changed_inputs_does_not_leak(compiled):
+    (growth,), _ = run(ASK, BBB_LAYERS_CACHE=str(Path(native._State.path).parent), CXX=os.environ.get('CXX'))
+    leaked = 1000 * 3 * 2000 * 4    # an int for weight, mean and variance of each Parameter
+    print(f'{growth} bytes, and {leaked} if each list leaked')
+    assert int(growth) < leaked / 4
+
+
+def test_loads_into_mxnet_1_9_1_alone(compiled, tmp_path):
+    """MXNet calls ``initialize`` with its version when it loads the library, and refuses a library that returns 0."""
+    ours = ctypes.c_int()
+    assert mx.base._LIB.MXGetVersion(ctypes.byref(ours)) == 0 and ours.value == 10901
+    # MXNet shows all messages of the library that it has loaded. Those of a copy do not come up in other tests.
+    library = ctypes.CDLL(shutil.copy(native._State.path, str(tmp_path / 'copy.so')))
+    assert library.initialize(ours) == 1 and library._msgSize() == 0
+    for count, version in enumerate([10900, 10902, 11901, 20000], 1):
+        assert library.initialize(version) == 0 and library._msgSize() == count
+        message = ctypes.c_char_p()
+        library._msgGet(count - 1, ctypes.byref(message))
+        assert f'MXNet must be 1.9.1 (saw: {version})' in message.value.decode('ascii')
 
 
 def test_unknown_operator(compiled):

@@ -74,6 +74,24 @@ def test_draws_stay_finite():
         assert np.isfinite(draws((2000, 2000)).sum().asscalar())
 
 
+@pytest.mark.parametrize('uniform, mx_seed, generator, place', [(0., 59871, 25, 141), (1., 84, 26, 745)])
+def test_uniform_numbers_of_exactly_0_and_1(uniform, mx_seed, generator, place):
+    """The radius of Box and Muller's transform is finite for both; log(0) would make it infinite.
+
+    MXNet has 1024 random generators, and each of them fills a piece of the array. With these seeds the number at one
+    place of one piece is 0 or 1.
+    """
+    size = 1024 * (place + 1)
+    place += generator * size // 1024
+    mx.random.seed(mx_seed)
+    assert nd.random.uniform_like(nd.zeros((size,)))[place].asscalar() == uniform
+    mx.random.seed(mx_seed)
+    noise = gaussian.noise_like(nd, nd.zeros((2 * size,))).asnumpy()    # the two halves share their uniform numbers
+    assert np.isfinite(noise).all()
+    largest = math.sqrt(-2 * math.log(2 ** -33))
+    np.testing.assert_allclose(math.hypot(noise[place], noise[size + place]), largest * (1 - uniform), rtol=1e-5)
+
+
 def test_seed_reproduces_a_draw():
     mx.random.seed(5)
     first = draws((30, 40)).asnumpy()

@@ -68,6 +68,28 @@ def test_load_a_plain_networks_file_after_a_forward(plain_file, mode):
     np.testing.assert_allclose(net(x).asnumpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('dtype, dtype_of_rho', [('float64', 'float64'), ('float16', 'float32')])
+@pytest.mark.parametrize('initialize', [True, False])
+def test_load_a_plain_networks_file_in_its_dtype(initialize, dtype, dtype_of_rho, tmp_path):
+    """rho has no value yet when mu is loaded, and then takes its dtype from mu."""
+    plain = nn.HybridSequential()
+    plain.add(nn.Dense(5, activation='relu'), nn.Dense(3))
+    plain.initialize(mx.init.Normal(0.5))
+    plain(nd.zeros((1, 6)))
+    plain.cast(dtype)
+    plain.save_parameters(str(tmp_path / 'plain.params'))
+    net = bayes_net()
+    if initialize:
+        net.initialize()
+    net.load_parameters(str(tmp_path / 'plain.params'), allow_missing=True, cast_dtype=True, dtype_source='saved')
+    for layer in net:
+        assert layer.weight.data().dtype == np.dtype(dtype)
+        assert layer.weight_rho.data().dtype == np.dtype(dtype_of_rho)
+        mu, sigma = layer.posterior()['weight']
+        assert mu.dtype == sigma.dtype == np.dtype(dtype_of_rho)
+        np.testing.assert_allclose(sigma.asnumpy(), np.full(layer.weight.shape, 0.2), rtol=1e-6)
+
+
 def test_every_access_finds_rho_initialized(plain_file):
     for access in (lambda rho: rho.set_data(nd.ones(rho.shape)), lambda rho: rho.reset_ctx(mx.cpu(1)),
                    lambda rho: rho.data(), lambda rho: rho.list_data(), lambda rho: rho.grad(),

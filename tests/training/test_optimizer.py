@@ -206,6 +206,46 @@ def test_weights_in_a_layout_of_onednn(build, shape, hybridize, calls):
     assert sizes(calls) == 4 * [2]
 
 
+def test_no_forward_comes_between_the_two_operators(compiled, monkeypatch):
+    """Another thread runs the network while FusedAdam is between its operators, and still finds the old weights."""
+    def run():
+        outputs.append(net(data).asnumpy())
+
+    def operator(F, name):
+        function = native_operator(F, name)
+        if name != '_bbb_layers_adam':
+            return function
+
+        def followed_by_a_forward(*inputs, **attributes):
+            result = function(*inputs, **attributes)
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+            return result
+        return followed_by_a_forward
+
+    native_operator = native.operator
+    monkeypatch.setattr(native, 'operator', operator)
+    data, results = nd.array(np.random.RandomState(1).normal(size=(128, 512))), []
+    for name in ('adam', 'fusedadam'):
+        outputs = []
+        net = gluon.nn.Dense(512, in_units=512)
+        net.initialize()
+        net.weight.set_data(nd.array(np.random.RandomState(0).normal(size=net.weight.shape)))
+        trainer = gluon.Trainer(net.collect_params(), name, {'learning_rate': 0.01})
+        for _ in range(4):
+            with autograd.record():
+                loss = net(data).square().mean()
+            loss.backward()
+            if name == 'adam':
+                run()
+            trainer.step(1)
+            nd.waitall()
+        results.append(outputs + numbers(net.collect_params().values(), trainer))
+    assert len(outputs) == 4 and all((a != b).any() for a, b in zip(outputs, outputs[1:]))
+    assert_same(*results)
+
+
 @pytest.mark.parametrize('clip_gradient', [None, 0.5])
 def test_not_a_number(clip_gradient, calls):
     results = []
