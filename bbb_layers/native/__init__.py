@@ -3,7 +3,7 @@
 
 The library is compiled at its first use (see :mod:`bbb_layers.native.build`) and not at import. The environment
 variable BBB_LAYERS_NATIVE=0 turns the library off. The logger ``bbb_layers`` reports once, at level INFO, whether the
-library is in use and, if it is not, the reason.
+library is in use and, if it is not, the reason. The level is WARNING if the log had already announced a compilation.
 """
 import ctypes
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 from mxnet.base import _LIB, OpHandle, c_str, check_call
 
 from .._mxnet.operators import operator
-from .build import BuildError, library
+from .build import BuildError, CompilationError, library
 
 __all__ = ['available', 'operator', 'floats', 'instruction_set']
 
@@ -66,7 +66,9 @@ def available() -> bool:
                     _State.path = _load()
                 # Whatever is wrong with the compiler, the cache or the library, training goes on without the library.
                 except Exception as error:  # pylint: disable=broad-except
-                    _LOGGER.info("native operators are not in use, but MXNet's: %s", ' '.join(str(error).split()))
+                    level = logging.WARNING if isinstance(error, CompilationError) else logging.INFO
+                    reason = ' '.join(str(error).split()) or type(error).__name__
+                    _LOGGER.log(level, "native operators are not in use, but MXNet's: %s", reason)
                     _State.available = False
                 else:
                     _LOGGER.info('native operators are in use: %s, %s', _State.path, instruction_set())

@@ -9,6 +9,8 @@ The cache is the folder that the environment variable BBB_LAYERS_CACHE names, ot
 otherwise ~/.cache/bbb_layers. The name of a library contains a hash of everything that the library is made from. Old
 libraries can be deleted at any time.
 """
+import _ctypes
+import ctypes
 import hashlib
 import logging
 import os
@@ -30,14 +32,28 @@ _SOURCES = Path(__file__).parent / 'src'
 #: -march=native is absent, because the instruction set is chosen at run time. -ffast-math is absent, because it would
 #: be wrong for NaN and infinity; vectorized code needs only two of its parts, -fno-math-errno and -fno-trapping-math.
 #: Contraction to fused multiply-add is off, because it would make results depend on the instruction set.
-_FLAGS = ['-O3', '-std=c++17', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off',
-          '-fschedule-insns', '-fsched-pressure', '-Wno-psabi']
+_FLAGS = ['-O3', '-std=c++17', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off', '-Wno-psabi']
+#: Flags that GCC alone has. Clang refuses the second one.
+_GCC_FLAGS = ['-fschedule-insns', '-fsched-pressure']
 _COMPILERS = ['g++', 'clang++', 'c++']
-_SECONDS = 600
+#: How long one run of the compiler may take, and its answer about its version.
+_SECONDS, _SECONDS_VERSION = 600, 60
+#: A library that takes no time to compile, to find out what the compiler can do.
+_PROBE = '''#if defined(_OPENMP)
+#include <omp.h>
+extern "C" int bbb_layers_probe() { return omp_get_max_threads(); }
+#else
+extern "C" int bbb_layers_probe() { return 1; }
+#endif
+'''
 
 
 class BuildError(RuntimeError):
     """The library cannot be compiled or used; the message gives the reason."""
+
+
+class CompilationError(BuildError):
+    """The compilation failed after the log had said that it began."""
 
 
 def cache_folder():
@@ -53,11 +69,16 @@ def cache_folder():
     return base / 'bbb_layers'
 
 
-def _run(command, **kwargs):
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          universal_newlines=True, errors='replace', timeout=_SECONDS, **kwargs)
+def _run(command, seconds=None):
+    seconds = seconds or _SECONDS
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              universal_newlines=True, errors='replace', timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise BuildError(f'{command[0]} had not ended after {seconds} seconds') from None
     if done.returncode:
-        raise BuildError(f'{command[0]} failed: {done.stdout.strip()[-1000:]}')
+        end = f'signal {-done.returncode}' if done.returncode < 0 else f'exit status {done.returncode}'
+        raise BuildError(f'{command[0]} ended with {end}: {done.stdout.strip()[-1000:] or "it printed nothing"}')
     return done.stdout
 
 
@@ -66,8 +87,16 @@ def _compiler():
     named = os.environ.get('CXX')
     for command in [shlex.split(named)] if named else [[name] for name in _COMPILERS]:
         if command and shutil.which(command[0]):
-            return command, _run(command + ['--version'])
+            return command, _run(command + ['--version'], _SECONDS_VERSION)
     raise BuildError(f'no C++ compiler among: {named or ", ".join(_COMPILERS)}')
+
+
+def _flags(version):
+    """The sets of flags that this compiler may understand, the best one first."""
+    # MXNet's wheel uses the system's libgomp. Clang would bring a second OpenMP library into the process.
+    if 'clang' in version.lower():
+        return [_FLAGS]
+    return [_FLAGS + _GCC_FLAGS + ['-fopenmp'], _FLAGS + _GCC_FLAGS]
 
 
 def _includes():
@@ -84,7 +113,7 @@ def _includes():
 def _key(compiler, version, files):
     """A hash of everything that the library depends on; it does not depend on the folders that the files are in."""
     digest = hashlib.sha256()
-    for part in [mx.__version__, platform.machine(), version] + compiler + _FLAGS:
+    for part in [mx.__version__, platform.machine(), version] + compiler + sum(_flags(version), []):
         digest.update(part.encode('utf-8') + b'\0')
     for file in sorted(_SOURCES.iterdir()) + files:
         if file.suffix in ('.h', '.cc'):
@@ -110,22 +139,39 @@ def _compile_all(command, includes, folder, output):
     _run(command + ['-shared'] + objects + ['-o', str(output)])
 
 
+def _probe(command, folder):
+    """Compile and load a library of one line; raises where the compiler or the folder cannot serve."""
+    source, output = folder / 'probe.cc', folder / 'probe.so'
+    source.write_text(_PROBE, encoding='ascii')
+    _run(command + ['-shared', str(source), '-o', str(output)])
+    # Where the file is still in use, NFS cannot delete its folder.
+    _ctypes.dlclose(ctypes.CDLL(str(output))._handle)
+
+
+def _usable(compiler, version, folder):
+    """The compiler with the best flags by which it makes a library that can be loaded."""
+    flags = _flags(version)
+    for attempt in flags:
+        try:
+            _probe(compiler + attempt, folder)
+            return compiler + attempt
+        except (BuildError, OSError):
+            if attempt is flags[-1]:
+                raise
+
+
 def _compile(compiler, version, includes, target):
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='build-', dir=str(target.parent)) as folder:
+        command = _usable(compiler, version, Path(folder))
         _LOGGER.warning('compiling native operators, once, to %s', target)    # a warning, because it takes a while
         output = Path(folder) / target.name
-        # MXNet's wheel uses the system's libgomp. Clang would bring a second OpenMP library into the process.
-        attempts = [[]] if 'clang' in version.lower() else [['-fopenmp'], []]
-        for openmp in attempts:
-            try:
-                _compile_all(compiler + _FLAGS + openmp, includes, Path(folder), output)
-                break
-            except BuildError:
-                if openmp == attempts[-1]:
-                    raise
-        content = output.read_bytes()
-        output.write_bytes(content + hashlib.sha256(content).digest())
+        try:
+            _compile_all(command, includes, Path(folder), output)
+            content = output.read_bytes()
+            output.write_bytes(content + hashlib.sha256(content).digest())
+        except (BuildError, OSError) as error:
+            raise CompilationError(str(error)) from error
         # Other processes see the whole library or none. If several processes compile it, the last one replaces an
         # equal library.
         output.replace(target)
@@ -136,7 +182,7 @@ def library():
 
     Raises
     ------
-    BuildError, OSError, subprocess.SubprocessError
+    BuildError, OSError
         If the library cannot be made.
     """
     compiler, version = _compiler()

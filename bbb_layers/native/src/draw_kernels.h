@@ -26,7 +26,7 @@ BBB_INLINE void noise_blocks(uint64_t seed, int64_t chunk, float* values, int64_
   const Seeds seeds(seed, chunk);
   for (int lane = 0; lane < kLanes; lane += N) {
     Generators<N> generators(seeds, lane);
-    for (int64_t start = lane; start < size; start += kBlock) {
+    for (int64_t start = lane; start - lane < size; start += kBlock) {
       Float<N> cosine, sine;
       generators.normal(&cosine, &sine);
       store<N>(values + start, cosine);

@@ -5,7 +5,10 @@
 // MXNet 1.9.1 never frees the memory that _opCallMutateInputs of lib_api.cc returns, so each call of an operator would
 // leak.
 #define _opCallMutateInputs bbb_layers_unused_opCallMutateInputs
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"     // in MXNet's file
 #include "src/lib_api.cc"
+#pragma GCC diagnostic pop
 #undef _opCallMutateInputs
 
 extern "C" int _opCallMutateInputs(mxnet::ext::mutateInputs_t mutate, const char* const* keys,

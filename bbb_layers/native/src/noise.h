@@ -84,7 +84,7 @@ template <int N> class Generators {
     a_ ^= d_;
     c_ ^= shifted;
     d_ = rotated<11>(d_);
-    return reinterpret_cast<const Int<N>&>(result);
+    return reinterpret_cast<Int<N>>(result);
   }
 };
 

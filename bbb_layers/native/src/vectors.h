@@ -50,8 +50,8 @@ template <int N> BBB_INLINE void store(float* to, Float<N> value) {
 
 template <int N> BBB_INLINE Float<N> splat(float value) { return value - Float<N>{}; }
 
-template <int N> BBB_INLINE Float<N> as_float(Int<N> bits) { return reinterpret_cast<Float<N>&>(bits); }
-template <int N> BBB_INLINE Int<N> as_int(Float<N> value) { return reinterpret_cast<Int<N>&>(value); }
+template <int N> BBB_INLINE Float<N> as_float(Int<N> bits) { return reinterpret_cast<Float<N>>(bits); }
+template <int N> BBB_INLINE Int<N> as_int(Float<N> value) { return reinterpret_cast<Int<N>>(value); }
 
 // The larger and the smaller of two numbers. Where x is NaN, the result is NaN. For known widths the instruction is
 // written by hand, because compilers make two instructions of the general form.
