@@ -1,0 +1,192 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Translations of operators that work value by value."""
+import numpy as np
+
+from ..onnx_graph import Graph
+from ..trace import Node
+from .registry import translates
+
+__all__ = ['activation']
+
+#: MXNet's name -> ONNX's name.
+_UNARY = {
+    'exp': 'Exp', 'log': 'Log', 'sqrt': 'Sqrt', 'abs': 'Abs', 'negative': 'Neg', 'reciprocal': 'Reciprocal',
+    'ceil': 'Ceil', 'floor': 'Floor', 'sign': 'Sign', 'erf': 'Erf', 'sin': 'Sin', 'cos': 'Cos', 'tan': 'Tan',
+    'arcsin': 'Asin', 'arccos': 'Acos', 'arctan': 'Atan', 'sinh': 'Sinh', 'cosh': 'Cosh', 'arcsinh': 'Asinh',
+    'arccosh': 'Acosh', 'arctanh': 'Atanh', 'identity': 'Identity', 'copy': 'Identity', 'BlockGrad': 'Identity',
+    'make_loss': 'Identity', 'MakeLoss': 'Identity'}
+_ACTIVATIONS = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softrelu': 'Softplus', 'softsign': 'Softsign'}
+_BINARY = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div', 'plus': 'Add', 'minus': 'Sub'}
+_BROADCAST = {'add': 'Add', 'plus': 'Add', 'sub': 'Sub', 'minus': 'Sub', 'mul': 'Mul', 'div': 'Div', 'power': 'Pow',
+              'maximum': 'Max', 'minimum': 'Min'}
+_COMPARISONS = {'equal': 'Equal', 'not_equal': 'Equal', 'greater': 'Greater', 'greater_equal': 'GreaterOrEqual',
+                'lesser': 'Less', 'lesser_equal': 'LessOrEqual'}
+_LOGIC = {'logical_and': 'And', 'logical_or': 'Or', 'logical_xor': 'Xor'}
+
+
+def _register(op, translation):
+    translates(op)(translation)
+
+
+def _inputs(graph, node):
+    return [graph.of(array) for array in node.inputs]
+
+
+def _simple(op):
+    return lambda graph, node: graph.add(op, *_inputs(graph, node))
+
+
+def _with_scalar(op, reverse=False):
+    def translate(graph, node):
+        return _ordered(graph, op, graph.of(node.inputs[0]), _scalar(graph, node), reverse)
+    return translate
+
+
+def _ordered(graph, op, first, second, reverse):
+    return graph.add(op, *((second, first) if reverse else (first, second)))
+
+
+def _scalar(graph, node):
+    """The tensor of the attribute ``scalar``, in the type of the input."""
+    value, dtype = node.get('scalar', 1.), node.inputs[0].dtype
+    node.get('is_int', True)        # MXNet computes in the type of the input whether it is set or not
+    if dtype.kind in 'iu' and value != int(value):
+        node.refuse(f'scalar={value} for an input of type {dtype}')
+    return graph.constant(value, dtype)
+
+
+def _comparison(name, op, scalar=False):
+    def translate(graph, node):
+        second = _scalar(graph, node) if scalar else graph.of(node.inputs[1])
+        result = graph.add(op, graph.of(node.inputs[0]), second)
+        if name == 'not_equal':
+            result = graph.add('Not', result)
+        return graph.cast(result, node.outputs[0].dtype)
+    return translate
+
+
+def _logic(op, scalar=False):
+    def translate(graph, node):
+        second = _scalar(graph, node) if scalar else graph.of(node.inputs[1])
+        truths = [graph.cast(tensor, bool) for tensor in (graph.of(node.inputs[0]), second)]
+        return graph.cast(graph.add(op, *truths), node.outputs[0].dtype)
+    return translate
+
+
+for _name, _op in {**_UNARY, **_ACTIVATIONS}.items():
+    _register(_name, _simple(_op))
+for _name, _op in _BINARY.items():
+    _register(f'elemwise_{_name}', _simple(_op))
+for _name, _op in _BROADCAST.items():
+    _register(f'broadcast_{_name}', _simple(_op))
+    _register(_name, _simple(_op))      # of two arrays of one shape
+    _register(f'{_name}_scalar', _with_scalar(_op))
+    _register(f'r{_name}_scalar', _with_scalar(_op, reverse=True))
+for _name, _op in _COMPARISONS.items():
+    for _start in ('broadcast_', ''):
+        _register(_start + _name, _comparison(_name, _op))
+    _register(f'{_name}_scalar', _comparison(_name, _op, scalar=True))
+for _name, _op in _LOGIC.items():
+    for _start in ('broadcast_', ''):
+        _register(_start + _name, _logic(_op))
+    _register(f'{_name}_scalar', _logic(_op, scalar=True))
+_register('add_n', _simple('Sum'))
+_register('ElementWiseSum', _simple('Sum'))
+
+
+@translates('logical_not')
+def _logical_not(graph, node):
+    return graph.cast(graph.add('Not', graph.cast(graph.of(node.inputs[0]), bool)), node.outputs[0].dtype)
+
+
+@translates('square')
+def _square(graph, node):
+    x = graph.of(node.inputs[0])
+    return graph.add('Mul', x, x)
+
+
+@translates('rsqrt')
+def _rsqrt(graph, node):
+    return graph.add('Reciprocal', graph.add('Sqrt', graph.of(node.inputs[0])))
+
+
+@translates('log2', 'log10')
+def _log_with_base(graph, node):
+    base = graph.constant(np.log(int(node.op[3:])), node.inputs[0].dtype)
+    return graph.add('Div', graph.add('Log', graph.of(node.inputs[0])), base)
+
+
+@translates('clip')
+def _clip(graph, node):
+    dtype = node.inputs[0].dtype
+    bounds = [node.get('a_min', None), node.get('a_max', None)]
+    return graph.add('Clip', graph.of(node.inputs[0]), *(
+        '' if bound is None else graph.constant(bound, dtype) for bound in bounds))
+
+
+@translates('hard_sigmoid')
+def _hard_sigmoid(graph, node):
+    return graph.add('HardSigmoid', graph.of(node.inputs[0]), alpha=float(node.get('alpha', 0.2)),
+                     beta=float(node.get('beta', 0.5)))
+
+
+@translates('Cast')
+def _cast(graph, node):
+    node.get('dtype', None)
+    return graph.cast(graph.of(node.inputs[0]), node.outputs[0].dtype)
+
+
+@translates('where')
+def _where(graph, node):
+    condition, first, second = node.inputs
+    tensor = graph.cast(graph.of(condition), bool)
+    if condition.ndim < first.ndim:     # MXNet takes one condition for each entry of the first axis
+        tensor = graph.add('Unsqueeze', tensor, graph.constant(range(condition.ndim, first.ndim)))
+    return graph.add('Where', tensor, graph.of(first), graph.of(second))
+
+
+@translates('Activation')
+def _activation(graph, node):
+    return activation(graph, node, graph.of(node.inputs[0]), node.get('act_type', None))
+
+
+def activation(graph: Graph, node: Node, x: str, kind: str) -> str:
+    """The activation function of this kind."""
+    if kind in _ACTIVATIONS:
+        return graph.add(_ACTIVATIONS[kind], x)
+    if kind == 'log_sigmoid':
+        return graph.add('Neg', graph.add('Softplus', graph.add('Neg', x)))
+    if kind == 'mish':
+        return graph.add('Mul', x, graph.add('Tanh', graph.add('Softplus', x)))
+    raise node.refusal(f'act_type={kind}')
+
+
+for _name in ('log_sigmoid', 'mish'):
+    _register(_name, lambda graph, node: activation(graph, node, graph.of(node.inputs[0]), node.op))
+
+
+@translates('LeakyReLU')
+def _leaky_relu(graph, node):
+    data, kind = node.inputs[0], node.get('act_type', 'leaky')
+    x, slope = graph.of(data), float(node.get('slope', 0.25))
+    lower, upper = float(node.get('lower_bound', 0.125)), float(node.get('upper_bound', 0.334))
+    if kind == 'leaky':
+        return graph.add('LeakyRelu', x, alpha=slope)
+    if kind == 'elu':
+        return graph.add('Elu', x, alpha=slope)
+    if kind == 'selu':
+        return graph.add('Selu', x)
+    if kind == 'rrelu':
+        return graph.add('LeakyRelu', x, alpha=(lower + upper) / 2)
+    if kind == 'prelu':
+        alpha = graph.of(node.inputs[1])
+        if data.ndim > 2:       # one slope for each channel
+            alpha = graph.add('Unsqueeze', alpha, graph.constant(range(1, data.ndim - 1)))
+        return graph.add('PRelu', x, alpha)
+    if kind == 'gelu':
+        half, one, root = (graph.constant(value, data.dtype) for value in (0.5, 1, np.sqrt(0.5)))
+        erf = graph.add('Erf', graph.add('Mul', x, root))
+        return graph.add('Mul', graph.add('Mul', x, half), graph.add('Add', erf, one))
+    raise node.refusal(f'act_type={kind}')
+
+

@@ -1,0 +1,193 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The operators of a network, with the shapes and types of all arrays between them."""
+import ast
+import json
+import re
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from .sizes import Shape, joined
+
+__all__ = ['Array', 'Node', 'Trace', 'trace', 'shapes_at']
+
+#: Sizes at which a batch is tried: 1 would hide constants that broadcast, and the third shows what is not linear.
+_BATCH_SIZES = 2, 3, 7
+#: Attributes that do not change what an operator computes in predict mode.
+_WITHOUT_EFFECT = {'cudnn_tune', 'cudnn_off', 'workspace', 'ctx', 'num_args', 'momentum', 'grad_scale', 'sparse_grad',
+                   'ndev', 'key', 'use_global_stats'}
+
+
+class Array(NamedTuple):
+    """What an operator takes or returns.
+
+    Attributes
+    ----------
+    key : tuple
+        (number of the node that makes it, number of the output of this node)
+    shape : Shape
+    dtype : numpy.dtype
+    """
+
+    key: Tuple[int, int]
+    shape: Shape
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+class Node:
+    """One operator of the network, or a variable, whose ``op`` is ``'null'``.
+
+    Attributes
+    ----------
+    op : str
+        MXNet's name without the underscores at its start.
+    name : str
+        It starts with the name of the layer.
+    inputs, outputs : list of Array
+    """
+
+    def __init__(self, description: Dict[str, Any], inputs: List[Array], outputs: List[Array]):
+        self.op = description['op'].lstrip('_')
+        self.name = description['name']
+        self.inputs = inputs
+        self.outputs = outputs
+        self._attributes = {key: value for key, value in description.get('attrs', {}).items()
+                            if not key.startswith('__') and key not in _WITHOUT_EFFECT}
+        self._read: Set[str] = set()
+
+    def get(self, name: str, default: Any) -> Any:
+        """The value of an attribute, or ``default`` if MXNet's default holds."""
+        self._read.add(name)
+        text = self._attributes.get(name)
+        if text is None:
+            return default
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError):       # a word
+            return text
+
+    def axes(self, name: str, count: int, default: int) -> Tuple[int, ...]:
+        """The value of an attribute that has one number for each of ``count`` axes."""
+        value = self.get(name, ())
+        return ((value,) if isinstance(value, int) else tuple(value)) or (default,) * count
+
+    def require(self, name: str, *allowed: Any) -> None:
+        """Raise an error unless the attribute has one of the ``allowed`` values, of which MXNet's default is first."""
+        value = self.get(name, allowed[0])
+        if not any(value == choice and type(value) is type(choice) for choice in allowed):
+            self.refuse(f'{name}={value!r}')
+
+    def refuse(self, what: str) -> None:
+        """Raise the error that ONNX has no counterpart for ``what``, or that this package writes none."""
+        raise NotImplementedError(f'net must hold operators that export_onnx knows (saw: {self.op} with {what} in layer '
+                                  f'{self.name})')
+
+    def check_all_read(self) -> None:
+        """Raise an error if the node has an attribute that nobody has looked at."""
+        for name in self._attributes.keys() - self._read:
+            self.refuse(f'{name}={self._attributes[name]}')
+
+
+class Trace:
+    """The operators of a network.
+
+    Attributes
+    ----------
+    nodes : list of Node
+        Each stands behind those whose outputs it takes.
+    heads : list of Array
+        What the network returns.
+    inputs : dict
+        Name -> Array of an input.
+    values : dict
+        Name -> numpy array of a Parameter.
+    """
+
+    def __init__(self, symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[Optional[int], ...]], dtypes: Dict[str, np.dtype],
+                 values: Dict[str, np.ndarray]):
+        self.values = values
+        self._internals = symbol.get_internals()
+        graph = json.loads(symbol.tojson())
+        self._entries = self._numbered(graph['nodes'])
+        shapes = _shapes(self._internals, inputs, values)
+        types = _types(self._internals, dtypes, values)
+        arrays = {key: Array(key, shape, dtype) for key, shape, dtype in zip(self._entries, shapes, types)}
+        outputs: Dict[int, List[Array]] = {}
+        for (node, _), array in arrays.items():
+            outputs.setdefault(node, []).append(array)
+        self.nodes = [Node(description, [arrays[node, output] for node, output, _ in description['inputs']
+                                         if (node, output) in arrays], outputs[number])
+                      for number, description in enumerate(graph['nodes'])]
+        self.heads = [arrays[node, output] for node, output, _ in graph['heads']]
+        self.inputs = {node.name: node.outputs[0] for node in self.nodes if node.op == 'null' and node.name in inputs}
+
+    def _numbered(self, descriptions):
+        """{(number of a node, number of its output): position among the internals}, in the order of the internals."""
+        names = [(entry.name, output) for entry, output in zip(self._internals, self._internals.list_outputs())]
+        entries, position = {}, 0
+        for number, description in enumerate(descriptions):
+            seen = set()
+            # Neighbours may have the same name, if a layer is used twice; then the name of the first output returns.
+            while position < len(names) and names[position][0] == description['name'] and (
+                    names[position][1] not in seen):
+                entries[number, len(seen)] = position
+                seen.add(names[position][1])
+                position += 1
+        assert position == len(names)
+        return entries
+
+    def value(self, array: Array) -> np.ndarray:
+        """The value of an array that depends on no input."""
+        symbol = self._internals[self._entries[array.key]]
+        arguments, auxiliary = ({name: mx.nd.array(self.values[name], dtype=self.values[name].dtype) for name in names}
+                                for names in (symbol.list_arguments(), symbol.list_auxiliary_states()))
+        return symbol.bind(mx.cpu(), arguments, aux_states=auxiliary).forward(is_train=False)[0].asnumpy()
+
+
+def shapes_at(inputs: Dict[str, Tuple[Optional[int], ...]], batch_size: int) -> Dict[str, Tuple[int, ...]]:
+    """The shapes of the inputs, with ``batch_size`` in the place of None."""
+    return {name: tuple(batch_size if size is None else size for size in shape) for name, shape in inputs.items()}
+
+
+def _shapes(internals, inputs, values):
+    """The shape of each internal array."""
+    known = {name: values[name].shape for name in internals.list_inputs() if name in values}
+    dynamic = any(None in shape for shape in inputs.values())
+    batch_sizes = _BATCH_SIZES if dynamic else _BATCH_SIZES[:1]
+    found = [_inferred(internals, 'shape', dict(shapes_at(inputs, batch_size), **known)) for batch_size in batch_sizes]
+    shapes = [joined(batch_sizes, each) for each in zip(*found)]
+    for name, shape in zip(internals.list_outputs(), shapes):
+        if shape is None:
+            raise ValueError('dynamic_batch must be False for this network, which exports it for one batch size (saw: '
+                             f'True, but the shape of {name} does not grow with the batch size)')
+    return shapes
+
+
+def _types(internals, dtypes, values):
+    """The dtype of each internal array."""
+    known = {name: values[name].dtype for name in internals.list_inputs() if name in values}
+    return [np.dtype(dtype) for dtype in _inferred(internals, 'type', dict(dtypes, **known))]
+
+
+def _inferred(internals, what, known):
+    try:
+        outputs = getattr(internals, f'infer_{what}')(**known)[1]
+    except mx.MXNetError as error:
+        raise InferenceError(_first_line(error)) from None
+    if outputs is None:
+        raise InferenceError('MXNet cannot infer all of them')
+    return outputs
+
+
+def _first_line(error):
+    """What MXNet's error says, without the stack of calls."""
+    return re.sub(r'\[[\d:]+\] |\S+\.(cc|h):\d+: ', '', str(error).strip().splitlines()[-1]).strip()
+
+
+class InferenceError(ValueError):
+    """The shapes or types of the inputs do not fit the network, for the reason that MXNet gives."""
