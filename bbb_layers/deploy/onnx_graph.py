@@ -1,11 +1,11 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """An ONNX graph that grows by one node after the other."""
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from .sizes import Linear, Shape, Size, fixed
-from .trace import Array, Node
+from .trace import Array, Node, Trace
 
 __all__ = ['OPSET', 'IR_VERSION', 'Graph']
 
@@ -22,27 +22,72 @@ class Graph:
 
     Parameters
     ----------
-    values : dict
-        Name -> numpy array of a Parameter.
+    trace : Trace
+        Its inputs become those of the graph, and its Parameters get their own names.
     """
 
-    def __init__(self, values: Dict[str, np.ndarray]):
+    def __init__(self, trace: Trace):
         import onnx     # optional
         self._onnx = onnx
-        self._values = dict(values)
+        self._trace = trace
+        self._values: Dict[str, np.ndarray] = {}
         self._constants: Dict[Tuple, str] = {}
         self._nodes: List[Any] = []
-        self._names = set(values)
-        self._prefix = ''
-        self._batch: Optional[str] = None
-        #: Array.key -> name of the tensor.
-        self.tensors: Dict[Tuple[int, int], str] = {}
-        #: Array.key -> the node that makes it.
-        self.makers: Dict[Tuple[int, int], Node] = {}
+        self._names = {*trace.values, *trace.inputs}
+        self._prefix = 'batch'
+        self._tensors = {array.key: name for name, array in trace.inputs.items()}
+        self._makers: Dict[Tuple[int, int], Node] = {}
+        self._folded: Set[Tuple[int, int]] = set()
+        for node in trace.nodes:
+            if node.op == 'null' and node.name in trace.values:
+                key = node.outputs[0].key
+                self._tensors[key] = node.name
+                self._values[node.name] = trace.values[node.name]
+                self._folded.add(key)
+        self._batch = self._batch_size()
 
-    def begin(self, name: str) -> None:
-        """From now on, new nodes and tensors have names that start with ``name``, which is that of a layer."""
-        self._prefix = name
+    def _batch_size(self):
+        """The tensor that has the batch size of the inputs; None if it is fixed."""
+        for name, array in self._trace.inputs.items():
+            if not fixed(array.shape):
+                axis = array.shape.index(Linear(1, 0))
+                return self.add('Gather', self.add('Shape', name), self.constant([axis]), axis=0)
+        return None
+
+    def fold(self, node: Node, deterministic: bool) -> bool:
+        """Whether the outputs of ``node`` depend on no input, so that they need no node of ONNX.
+
+        Their values are computed where they are used.
+        """
+        folded = deterministic and all(array.key in self._folded for array in node.inputs) and all(
+            fixed(array.shape) for array in node.outputs)
+        for array in node.outputs:
+            self._makers[array.key] = node
+            if folded:
+                self._folded.add(array.key)
+        return folded
+
+    def begin(self, node: Node) -> None:
+        """From now on, new ONNX nodes have names that start with the name of ``node``."""
+        self._prefix = node.name
+
+    def end(self, node: Node, tensors: Sequence[str]) -> None:
+        """The outputs of ``node`` are these tensors."""
+        self._tensors.update((array.key, tensor) for array, tensor in zip(node.outputs, tensors))
+
+    def of(self, array: Array) -> str:
+        """The name of the tensor of an array."""
+        if array.key not in self._tensors:
+            self._tensors[array.key] = self.constant(self._trace.value(array), array.dtype)
+        return self._tensors[array.key]
+
+    def value(self, array: Array) -> Optional[np.ndarray]:
+        """The value of an array; None if it depends on an input."""
+        return self._trace.value(array) if array.key in self._folded else None
+
+    def is_zero(self, array: Array) -> bool:
+        """Whether an array is made as zeros."""
+        return array.key in self._makers and self._makers[array.key].op == 'zeros'
 
     def _new_name(self, name):
         number, unique = 0, name
@@ -51,10 +96,6 @@ class Graph:
             unique = f'{name}_{number}'
         self._names.add(unique)
         return unique
-
-    def of(self, array: Array) -> str:
-        """The name of the tensor of an array."""
-        return self.tensors[array.key]
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output, and return the name of the output."""
@@ -71,14 +112,9 @@ class Graph:
         array = np.asarray(value, dtype=dtype)
         key = array.dtype.str, array.shape, array.tobytes()
         if key not in self._constants:
-            self._constants[key] = self.store(self._new_name('constant'), array)
+            self._constants[key] = name = self._new_name('constant')
+            self._values[name] = array
         return self._constants[key]
-
-    def store(self, name: str, value: np.ndarray) -> str:
-        """Put a fixed value into the file under this name."""
-        self._names.add(name)
-        self._values[name] = value
-        return name
 
     def cast(self, tensor: str, dtype: Any) -> str:
         """``tensor`` in another type."""
@@ -88,14 +124,6 @@ class Graph:
         """ONNX's number of a type."""
         # The function that does this was moved and renamed between the versions of onnx.
         return self._onnx.numpy_helper.from_array(np.zeros((), dtype)).data_type
-
-    def make_input(self, array: Array, name: str, batch_axis: Optional[int]) -> None:
-        """Name an input of the network."""
-        self._names.add(name)
-        self.tensors[array.key] = name
-        if batch_axis is not None and self._batch is None:
-            self.begin('batch')
-            self._batch = self.add('Gather', self.add('Shape', name), self.constant([batch_axis]), axis=0)
 
     def shape(self, shape: Sequence[Size]) -> str:
         """The name of a tensor that has ``shape`` as its value."""
@@ -125,16 +153,17 @@ class Graph:
             return self.constant(np.full(shape, value), dtype)
         return self.add('Expand', self.constant(value, dtype), self.shape(shape))
 
-    def finish(self, inputs: Dict[str, Array], heads: Dict[str, Array], producer: Dict[str, str]) -> Any:
-        """The ``onnx.ModelProto`` with these inputs and outputs, each under its name.
+    def finish(self, heads: Sequence[Array]) -> Any:
+        """The ``onnx.ModelProto`` that returns ``heads``.
 
         Nodes and fixed values that no output needs are left out.
         """
-        helper = self._onnx.helper
-        self.begin('')
-        for name, array in heads.items():
+        helper, inputs, outputs = self._onnx.helper, self._trace.inputs, {}
+        for number, array in enumerate(heads):
+            name = self._new_name('output' if len(heads) == 1 else f'output{number}')
+            outputs[name] = array
             self._nodes.append(helper.make_node('Identity', [self.of(array)], [name], name=name))
-        used = set(heads)
+        used = set(outputs)
         nodes = []
         for node in reversed(self._nodes):
             if used.intersection(node.output):
@@ -142,11 +171,10 @@ class Graph:
                 nodes.append(node)
         graph = helper.make_graph(
             nodes[::-1], 'bbb_layers', [self._described(name, array) for name, array in inputs.items()],
-            [self._described(name, array) for name, array in heads.items()],
-            [self._onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
-             for name, value in self._values.items() if name in used])
+            [self._described(name, array) for name, array in outputs.items()],
+            [self._onnx.numpy_helper.from_array(value, name) for name, value in self._values.items() if name in used])
         return helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION,
-                                 **producer)
+                                 producer_name='bbb_layers')
 
     def _described(self, name, array):
         shape = []

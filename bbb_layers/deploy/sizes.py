@@ -2,7 +2,7 @@
 """Sizes of axes, which are numbers or depend on the batch size."""
 from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
-__all__ = ['Linear', 'Size', 'Shape', 'fixed', 'joined']
+__all__ = ['Linear', 'Size', 'Shape', 'fixed', 'at', 'joined']
 
 
 class Linear(NamedTuple):
@@ -19,6 +19,11 @@ Shape = Tuple[Size, ...]
 def fixed(shape: Sequence[Size]) -> bool:
     """Whether a shape is the same for all batch sizes."""
     return all(isinstance(size, int) for size in shape)
+
+
+def at(shape: Sequence[Size], batch_size: int) -> Tuple[int, ...]:
+    """A shape at one batch size."""
+    return tuple(size.factor * batch_size + size.offset if isinstance(size, Linear) else size for size in shape)
 
 
 def joined(batch_sizes: Sequence[int], shapes: Sequence[Tuple[int, ...]]) -> Optional[Shape]:

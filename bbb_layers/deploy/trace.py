@@ -3,12 +3,12 @@
 import ast
 import json
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from .sizes import Shape, joined
+from .sizes import Shape, at, fixed, joined
 
 __all__ = ['Array', 'Node', 'Trace', 'trace', 'shapes_at']
 
@@ -82,10 +82,25 @@ class Node:
         if not any(value == choice and type(value) is type(choice) for choice in allowed):
             self.refuse(f'{name}={value!r}')
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         """Raise the error that ONNX has no counterpart for ``what``, or that this package writes none."""
-        raise NotImplementedError(f'net must hold operators that export_onnx knows (saw: {self.op} with {what} in layer '
-                                  f'{self.name})')
+        raise NotImplementedError(f'net must consist of operators that export_onnx knows (saw: {self.op} with {what} '
+                                  f'in {self.name})')
+
+    def refuse_batch(self, what: str) -> NoReturn:
+        """Raise the error that the operator serves one batch size only, for the reason ``what``."""
+        raise ValueError(f'dynamic_batch must be False for this network, which exports it for one batch size (saw: '
+                         f'True, but {self.op} in {self.name} serves one batch size only: {what})')
+
+    def check_size(self) -> None:
+        """Raise an error if the output has not as many values as the input; MXNet sees this as late as it runs."""
+        before, after = self.inputs[0].shape, self.outputs[0].shape
+        for batch_size in _BATCH_SIZES:
+            first, second = at(before, batch_size), at(after, batch_size)
+            if np.prod(first) != np.prod(second):
+                if not fixed(before):
+                    self.refuse_batch(f'it makes shape {second} of shape {first}')
+                raise InferenceError(f'{self.op} in {self.name} makes shape {second} of shape {first}')
 
     def check_all_read(self) -> None:
         """Raise an error if the node has an attribute that nobody has looked at."""

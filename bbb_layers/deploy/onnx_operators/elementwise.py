@@ -158,7 +158,7 @@ def activation(graph: Graph, node: Node, x: str, kind: str) -> str:
         return graph.add('Neg', graph.add('Softplus', graph.add('Neg', x)))
     if kind == 'mish':
         return graph.add('Mul', x, graph.add('Tanh', graph.add('Softplus', x)))
-    raise node.refusal(f'act_type={kind}')
+    node.refuse(f'act_type={kind}')
 
 
 for _name in ('log_sigmoid', 'mish'):
@@ -187,6 +187,6 @@ def _leaky_relu(graph, node):
         half, one, root = (graph.constant(value, data.dtype) for value in (0.5, 1, np.sqrt(0.5)))
         erf = graph.add('Erf', graph.add('Mul', x, root))
         return graph.add('Mul', graph.add('Mul', x, half), graph.add('Add', erf, one))
-    raise node.refusal(f'act_type={kind}')
+    node.refuse(f'act_type={kind}')
 
 
