@@ -100,6 +100,10 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
             param.list_data()       # raises if it is not initialized
     names = ['data'] if len(shapes) == 1 else [f'data{number}' for number in range(len(shapes))]
     symbol, values = _symbol(net, _nested(input_shapes, iter(names)))
+    unused = [name for name in names if name not in symbol.list_inputs()]
+    if unused:
+        raise ValueError(f'input_shapes must have the shapes of inputs that net uses (saw: {shapes}, but {unused[0]} '
+                         'does not change the outputs)')
     given = {name: tuple(2 if size is None else size for size in shape) for name, shape in zip(names, shapes)}
     try:
         trace = Trace(symbol, given, dict(zip(names, types)), values)
@@ -108,10 +112,6 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     except InferenceError as error:
         raise ValueError(f'input_shapes and dtypes must fit the network (saw: {given} of types '
                          f'{", ".join(map(str, types))}; {error})') from None
-    unused = [name for name in names if name not in trace.inputs]
-    if unused:
-        raise ValueError(f'input_shapes must have the shapes of inputs that net uses (saw: {shapes}, but {unused[0]} '
-                         'does not change the outputs)')
     if dynamic_batch:
         try:
             model = onnx_model(Trace(symbol, dict(zip(names, shapes_of_batches)), dict(zip(names, types)), values))

@@ -78,6 +78,8 @@ class Graph:
     def of(self, array: Array) -> str:
         """The name of the tensor of an array."""
         if array.key not in self._tensors:
+            if array.key not in self._folded:
+                self._makers[array.key].refuse(f'a use of its output {array.key[1]}')
             self._tensors[array.key] = self.constant(self._trace.value(array), array.dtype)
         return self._tensors[array.key]
 

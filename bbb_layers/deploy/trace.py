@@ -158,10 +158,10 @@ class Trace:
 
     def value(self, array: Array) -> np.ndarray:
         """The value of an array that depends on no input."""
-        symbol = self._internals[self._entries[array.key]]
-        arguments, auxiliary = ({name: mx.nd.array(self.values[name], dtype=self.values[name].dtype) for name in names}
-                                for names in (symbol.list_arguments(), symbol.list_auxiliary_states()))
-        return symbol.bind(mx.cpu(), arguments, aux_states=auxiliary).forward(is_train=False)[0].asnumpy()
+        # An operator that takes nothing, such as _zeros, needs an argument all the same to be run.
+        symbol = mx.sym.Group([mx.sym.var('/'), self._internals[self._entries[array.key]]])
+        values = [mx.nd.array(self.values[name], dtype=self.values[name].dtype) for name in symbol.list_inputs()[1:]]
+        return mx.nd.CachedOp(symbol)(mx.nd.zeros(1), *values)[1].asnumpy()
 
 
 def shapes_at(inputs: Dict[str, Tuple[Optional[int], ...]], batch_size: int) -> Dict[str, Tuple[int, ...]]:
@@ -193,15 +193,16 @@ def _inferred(internals, what, known):
     try:
         outputs = getattr(internals, f'infer_{what}')(**known)[1]
     except mx.MXNetError as error:
-        raise InferenceError(_first_line(error)) from None
+        raise InferenceError(_reason(error)) from None
     if outputs is None:
         raise InferenceError('MXNet cannot infer all of them')
     return outputs
 
 
-def _first_line(error):
-    """What MXNet's error says, without the stack of calls."""
-    return re.sub(r'\[[\d:]+\] |\S+\.(cc|h):\d+: ', '', str(error).strip().splitlines()[-1]).strip()
+def _reason(error):
+    """What MXNet's error says, without the places in its source."""
+    text = str(error).rpartition('MXNetError: ')[2].partition('\n')[0]
+    return re.sub(r'\[[\d:]+\] |\S+\.(cc|h):\d+: ', '', text)
 
 
 class InferenceError(ValueError):

@@ -2,11 +2,7 @@
 """Translations of operators that work value by value."""
 import numpy as np
 
-from ..onnx_graph import Graph
-from ..trace import Node
 from .registry import translates
-
-__all__ = ['activation']
 
 #: MXNet's name -> ONNX's name.
 _UNARY = {
@@ -16,7 +12,7 @@ _UNARY = {
     'arccosh': 'Acosh', 'arctanh': 'Atanh', 'identity': 'Identity', 'copy': 'Identity', 'BlockGrad': 'Identity',
     'make_loss': 'Identity', 'MakeLoss': 'Identity'}
 _ACTIVATIONS = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softrelu': 'Softplus', 'softsign': 'Softsign'}
-_BINARY = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div', 'plus': 'Add', 'minus': 'Sub'}
+_BINARY = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div'}
 _BROADCAST = {'add': 'Add', 'plus': 'Add', 'sub': 'Sub', 'minus': 'Sub', 'mul': 'Mul', 'div': 'Div', 'power': 'Pow',
               'maximum': 'Max', 'minimum': 'Min'}
 _COMPARISONS = {'equal': 'Equal', 'not_equal': 'Equal', 'greater': 'Greater', 'greater_equal': 'GreaterOrEqual',
@@ -65,10 +61,9 @@ def _comparison(name, op, scalar=False):
     return translate
 
 
-def _logic(op, scalar=False):
+def _logic(op):
     def translate(graph, node):
-        second = _scalar(graph, node) if scalar else graph.of(node.inputs[1])
-        truths = [graph.cast(tensor, bool) for tensor in (graph.of(node.inputs[0]), second)]
+        truths = [graph.cast(graph.of(array), bool) for array in node.inputs]
         return graph.cast(graph.add(op, *truths), node.outputs[0].dtype)
     return translate
 
@@ -87,11 +82,8 @@ for _name, _op in _COMPARISONS.items():
         _register(_start + _name, _comparison(_name, _op))
     _register(f'{_name}_scalar', _comparison(_name, _op, scalar=True))
 for _name, _op in _LOGIC.items():
-    for _start in ('broadcast_', ''):
-        _register(_start + _name, _logic(_op))
-    _register(f'{_name}_scalar', _logic(_op, scalar=True))
+    _register(f'broadcast_{_name}', _logic(_op))
 _register('add_n', _simple('Sum'))
-_register('ElementWiseSum', _simple('Sum'))
 
 
 @translates('logical_not')
@@ -147,37 +139,22 @@ def _where(graph, node):
 
 @translates('Activation')
 def _activation(graph, node):
-    return activation(graph, node, graph.of(node.inputs[0]), node.get('act_type', None))
-
-
-def activation(graph: Graph, node: Node, x: str, kind: str) -> str:
-    """The activation function of this kind."""
-    if kind in _ACTIVATIONS:
-        return graph.add(_ACTIVATIONS[kind], x)
-    if kind == 'log_sigmoid':
-        return graph.add('Neg', graph.add('Softplus', graph.add('Neg', x)))
-    if kind == 'mish':
-        return graph.add('Mul', x, graph.add('Tanh', graph.add('Softplus', x)))
-    node.refuse(f'act_type={kind}')
-
-
-for _name in ('log_sigmoid', 'mish'):
-    _register(_name, lambda graph, node: activation(graph, node, graph.of(node.inputs[0]), node.op))
+    kind = node.get('act_type', None)
+    if kind not in _ACTIVATIONS:
+        node.refuse(f'act_type={kind}')
+    return graph.add(_ACTIVATIONS[kind], graph.of(node.inputs[0]))
 
 
 @translates('LeakyReLU')
 def _leaky_relu(graph, node):
     data, kind = node.inputs[0], node.get('act_type', 'leaky')
     x, slope = graph.of(data), float(node.get('slope', 0.25))
-    lower, upper = float(node.get('lower_bound', 0.125)), float(node.get('upper_bound', 0.334))
     if kind == 'leaky':
         return graph.add('LeakyRelu', x, alpha=slope)
     if kind == 'elu':
         return graph.add('Elu', x, alpha=slope)
     if kind == 'selu':
         return graph.add('Selu', x)
-    if kind == 'rrelu':
-        return graph.add('LeakyRelu', x, alpha=(lower + upper) / 2)
     if kind == 'prelu':
         alpha = graph.of(node.inputs[1])
         if data.ndim > 2:       # one slope for each channel

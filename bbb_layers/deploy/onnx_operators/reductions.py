@@ -66,11 +66,9 @@ def _softmax(graph, node):
 
 @translates('SoftmaxActivation')
 def _softmax_activation(graph, node):
-    x = graph.of(node.inputs[0])
-    if node.get('mode', 'instance') == 'channel':
-        return graph.add('Softmax', x, axis=1)
-    flat = graph.add('Softmax', graph.add('Flatten', x, axis=1), axis=1)
-    return graph.reshape(flat, node.outputs[0].shape)
+    # In the mode 'instance', MXNet sums over the last axis, whatever its documentation says of more than two axes.
+    axis = 1 if node.get('mode', 'instance') == 'channel' else -1
+    return graph.add('Softmax', graph.of(node.inputs[0]), axis=axis)
 
 
 @translates('L2Normalization')
