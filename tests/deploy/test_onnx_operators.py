@@ -31,7 +31,8 @@ def pool(kind, **kwargs):
 OPERATORS = {
     **{name: (unary(name), ROWS) for name in (
         'exp', 'abs', 'negative', 'ceil', 'floor', 'sign', 'erf', 'sin', 'cos', 'tan', 'arctan', 'sinh', 'cosh',
-        'arcsinh', 'relu', 'sigmoid', 'tanh', 'softsign', 'square', 'identity', 'BlockGrad', 'make_loss', 'hard_sigmoid',
+        'arcsinh', 'relu', 'sigmoid', 'tanh', 'softsign', 'square', 'identity', 'BlockGrad', 'make_loss', 'MakeLoss',
+        'hard_sigmoid',
         'Flatten', 'softmax', 'log_softmax', 'softmin', 'zeros_like', 'ones_like')},
     **{name: (of(0.1, 3, name), ROWS) for name in ('log', 'log2', 'log10', 'sqrt', 'rsqrt', 'reciprocal')},
     **{name: (of(-0.9, 0.9, name), ROWS) for name in ('arcsin', 'arccos', 'arctanh')},
@@ -166,7 +167,7 @@ def used(name):
 
 def test_every_operator_is_tried():
     of_layers = {'BatchNorm', 'contrib_SyncBatchNorm', 'Convolution', 'Deconvolution', 'FullyConnected', 'GroupNorm',
-                 'InstanceNorm', 'LayerNorm', 'RNN'}       # in test_onnx_export.py
+                 'InstanceNorm', 'LayerNorm', 'RNN', 'zeros'}       # in test_onnx_export.py
     assert set(TRANSLATIONS) == set.union(of_layers, *map(used, OPERATORS)) - {'arange', 'eye', 'full', 'linspace'}
 
 

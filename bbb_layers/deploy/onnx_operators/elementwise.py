@@ -9,12 +9,12 @@ _UNARY = {
     'exp': 'Exp', 'log': 'Log', 'sqrt': 'Sqrt', 'abs': 'Abs', 'negative': 'Neg', 'reciprocal': 'Reciprocal',
     'ceil': 'Ceil', 'floor': 'Floor', 'sign': 'Sign', 'erf': 'Erf', 'sin': 'Sin', 'cos': 'Cos', 'tan': 'Tan',
     'arcsin': 'Asin', 'arccos': 'Acos', 'arctan': 'Atan', 'sinh': 'Sinh', 'cosh': 'Cosh', 'arcsinh': 'Asinh',
-    'arccosh': 'Acosh', 'arctanh': 'Atanh', 'identity': 'Identity', 'copy': 'Identity', 'BlockGrad': 'Identity',
-    'make_loss': 'Identity', 'MakeLoss': 'Identity'}
+    'arccosh': 'Acosh', 'arctanh': 'Atanh', 'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softsign': 'Softsign',
+    'copy': 'Identity', 'BlockGrad': 'Identity', 'make_loss': 'Identity', 'MakeLoss': 'Identity'}
 _ACTIVATIONS = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softrelu': 'Softplus', 'softsign': 'Softsign'}
-_BINARY = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div'}
-_BROADCAST = {'add': 'Add', 'plus': 'Add', 'sub': 'Sub', 'minus': 'Sub', 'mul': 'Mul', 'div': 'Div', 'power': 'Pow',
-              'maximum': 'Max', 'minimum': 'Min'}
+_ARITHMETIC = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div'}
+_CHOICES = {'power': 'Pow', 'maximum': 'Max', 'minimum': 'Min'}
+_WITH_SCALAR = {'plus': 'Add', 'minus': 'Sub', 'mul': 'Mul', 'div': 'Div', **_CHOICES}
 _COMPARISONS = {'equal': 'Equal', 'not_equal': 'Equal', 'greater': 'Greater', 'greater_equal': 'GreaterOrEqual',
                 'lesser': 'Less', 'lesser_equal': 'LessOrEqual'}
 _LOGIC = {'logical_and': 'And', 'logical_or': 'Or', 'logical_xor': 'Xor'}
@@ -34,12 +34,9 @@ def _simple(op):
 
 def _with_scalar(op, reverse=False):
     def translate(graph, node):
-        return _ordered(graph, op, graph.of(node.inputs[0]), _scalar(graph, node), reverse)
+        operands = [graph.of(node.inputs[0]), _scalar(graph, node)]
+        return graph.add(op, *(operands[::-1] if reverse else operands))
     return translate
-
-
-def _ordered(graph, op, first, second, reverse):
-    return graph.add(op, *((second, first) if reverse else (first, second)))
 
 
 def _scalar(graph, node):
@@ -68,15 +65,18 @@ def _logic(op):
     return translate
 
 
-for _name, _op in {**_UNARY, **_ACTIVATIONS}.items():
+for _name, _op in _UNARY.items():
     _register(_name, _simple(_op))
-for _name, _op in _BINARY.items():
+for _name, _op in _ARITHMETIC.items():
     _register(f'elemwise_{_name}', _simple(_op))
-for _name, _op in _BROADCAST.items():
+for _name, _op in _CHOICES.items():
+    _register(_name, _simple(_op))      # of arrays of one shape
+for _name, _op in {**_ARITHMETIC, **_CHOICES}.items():
     _register(f'broadcast_{_name}', _simple(_op))
-    _register(_name, _simple(_op))      # of two arrays of one shape
+for _name, _op in _WITH_SCALAR.items():
     _register(f'{_name}_scalar', _with_scalar(_op))
-    _register(f'r{_name}_scalar', _with_scalar(_op, reverse=True))
+for _name in ('minus', 'div', 'power'):
+    _register(f'r{_name}_scalar', _with_scalar(_WITH_SCALAR[_name], reverse=True))
 for _name, _op in _COMPARISONS.items():
     for _start in ('broadcast_', ''):
         _register(_start + _name, _comparison(_name, _op))

@@ -5,8 +5,7 @@ import numpy as np
 from ..sizes import Linear
 from .registry import translates
 
-_REDUCTIONS = {'sum': 'ReduceSum', 'mean': 'ReduceMean', 'max': 'ReduceMax', 'min': 'ReduceMin', 'prod': 'ReduceProd',
-               'sum_axis': 'ReduceSum', 'max_axis': 'ReduceMax', 'min_axis': 'ReduceMin'}
+_REDUCTIONS = {'sum': 'ReduceSum', 'mean': 'ReduceMean', 'max': 'ReduceMax', 'min': 'ReduceMin', 'prod': 'ReduceProd'}
 
 
 def _axes(node):

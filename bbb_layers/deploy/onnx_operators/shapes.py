@@ -138,7 +138,7 @@ def _repeat(graph, node):
     return graph.reshape(x, node.outputs[0].shape)
 
 
-@translates('broadcast_to', 'broadcast_like', 'broadcast_axis', 'broadcast_axes')
+@translates('broadcast_to', 'broadcast_like', 'broadcast_axis')
 def _broadcast(graph, node):
     node.require('lhs_axes', None)
     node.require('rhs_axes', None)
@@ -147,7 +147,7 @@ def _broadcast(graph, node):
     return graph.add('Expand', graph.of(node.inputs[0]), graph.shape(node.outputs[0].shape))
 
 
-@translates('Pad', 'pad')
+@translates('Pad')
 def _pad(graph, node):
     data, mode, width = node.inputs[0], node.get('mode', None), node.get('pad_width', ())
     if mode not in ('constant', 'edge', 'reflect'):
