@@ -7,7 +7,7 @@ from typing import Sequence, Union
 import mxnet as mx
 from mxnet.gluon import Block, HybridBlock
 
-from .._mxnet.arrays import value_of
+from .._mxnet.arrays import classic, gluon_kind, value_of
 from .._mxnet.checks import check_count, check_dtype
 from .._mxnet.tree import copy_block, leaves, own_parameters, walk
 from ..checkpoint.file import Path, write_atomically
@@ -88,7 +88,7 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     _check_net(net)
     shapes = _flat_shapes(input_shapes)
     types = _types(dtypes, len(shapes))
-    shapes_of_batches = _with_batch_axes(shapes, dynamic_batch)
+    batches = _with_batch_axes(shapes, dynamic_batch)
     _check_path(path, overwrite)
     try:
         import onnx.checker
@@ -98,26 +98,13 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     for block in walk(net):
         for param in own_parameters(block):
             param.list_data()       # raises if it is not initialized
+    plain = to_deterministic(net) if posterior_parameters(net) else copy_block(net, {})
     names = ['data'] if len(shapes) == 1 else [f'data{number}' for number in range(len(shapes))]
-    symbol, values = _symbol(net, _nested(input_shapes, iter(names)))
-    unused = [name for name in names if name not in symbol.list_inputs()]
-    if unused:
-        raise ValueError(f'input_shapes must have the shapes of inputs that net uses (saw: {shapes}, but {unused[0]} '
-                         'does not change the outputs)')
-    given = {name: tuple(2 if size is None else size for size in shape) for name, shape in zip(names, shapes)}
-    try:
-        trace = Trace(symbol, given, dict(zip(names, types)), values)
-        if not dynamic_batch:
-            model = onnx_model(trace)
-    except InferenceError as error:
-        raise ValueError(f'input_shapes and dtypes must fit the network (saw: {given} of types '
-                         f'{", ".join(map(str, types))}; {error})') from None
-    if dynamic_batch:
-        try:
-            model = onnx_model(Trace(symbol, dict(zip(names, shapes_of_batches)), dict(zip(names, types)), values))
-        except InferenceError as error:
-            raise ValueError('dynamic_batch must be False for this network, which exports it for one batch size (saw: '
-                             f'True, but with other batch sizes than that of {given}: {error})') from None
+    values = _values(plain, names)
+    symbol = _symbol(plain, _nested(input_shapes, iter(names)))
+    # Under set_np(), MXNet would read the size 0, which stands for an unknown size in the Symbol, as an empty axis.
+    with mx.util.np_array(False), mx.util.np_shape(False):
+        model = _model(symbol, values, dict(zip(names, shapes)), dict(zip(names, batches)), dict(zip(names, types)))
     if model.ByteSize() > _LARGEST:
         raise ValueError(f'net must fit into a file of 2 GB (saw: {model.ByteSize()} bytes)')
     content = model.SerializeToString()
@@ -166,7 +153,8 @@ def _is_list_of_shapes(shape):
 
 def _nested(shapes, names):
     """A Symbol for each shape, in lists where the shapes are."""
-    return [_nested(shape, names) if _is_list_of_shapes(shape) else mx.sym.var(next(names)) for shape in shapes]
+    return [_nested(shape, names) if _is_list_of_shapes(shape) else gluon_kind(mx.sym.var(next(names)))
+            for shape in shapes]
 
 
 def _types(dtypes, count):
@@ -197,25 +185,62 @@ def _check_path(path, overwrite):
         raise FileNotFoundError(errno.ENOENT, 'path must be in a folder that exists', name)
 
 
-def _symbol(net, inputs):
-    """(the outputs of a plain copy of ``net``, {name of a Parameter: numpy array})."""
-    plain = to_deterministic(net) if posterior_parameters(net) else copy_block(net, {})
+def _model(symbol, values, shapes, batches, types):
+    """The ``onnx.ModelProto`` of a network.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    values : dict
+        Name -> numpy array of a Parameter.
+    shapes, batches, types : dict
+        Name of an input -> its shape as it was given, its shape with None for the batch axis, and its dtype.
+    """
+    used = symbol.list_inputs()
+    for name, shape in shapes.items():
+        if name not in used:
+            raise ValueError('input_shapes must have the shapes of those inputs only that net uses (saw: '
+                             f'{_listed(shapes)}, where {shape} for {name} does not change the outputs)')
+    strange = [name for name in used if name not in values and name not in shapes]
+    if strange:
+        raise ValueError(f'net must hold all Parameters that it uses (saw: it does not hold {strange[0]})')
+    given = {name: tuple(2 if size is None else size for size in shape) for name, shape in shapes.items()}
+    trying = f'{_listed(given)} of {_listed(types)}'
+    try:
+        trace = Trace(symbol, given, types, values)
+        if batches == given:
+            return onnx_model(trace)
+    except InferenceError as error:
+        raise ValueError(f'input_shapes and dtypes must fit the network (saw: {trying}; {error})') from None
+    try:
+        return onnx_model(Trace(symbol, batches, types, values))
+    except InferenceError as error:
+        raise ValueError('dynamic_batch must be False for this network, which exports it for one batch size (saw: True, '
+                         f'but the network computes {trying} alone; {error})') from None
+
+
+def _listed(values):
+    return ', '.join(map(str, values.values()))
+
+
+def _values(plain, names):
+    """{name of a Parameter: numpy array}."""
     values = {}
+    for block in walk(plain):
+        for param in own_parameters(block):
+            if param.name in names:
+                raise ValueError(f'net must have no Parameter with the name of an input (saw: {param.name})')
+            values[param.name] = value_of(param).asnumpy()
+    return values
+
+
+def _symbol(plain, inputs):
+    """The outputs of the network, as one Symbol."""
     for block in walk(plain):
         block._forward_hooks.clear()
         block._forward_pre_hooks.clear()
-        for param in own_parameters(block):
-            param._var = None       # it may be of the kind of np arrays
-            values[param.name] = value_of(param).asnumpy()
-    for symbol in leaves(inputs):
-        if symbol.name in values:
-            raise ValueError(f'net must have no Parameter with the name of an input (saw: {symbol.name})')
     try:
-        # Gluon's layers take the classic operators then, also if the network was made for np arrays.
-        with mx.util.np_shape(False), mx.util.np_array(False):
-            outputs = list(leaves([plain(*inputs)]))
-    except Exception as error:
-        raise ValueError('net must run on Symbols, as hybridize needs it, without operators of its own from F.np and '
-                         f'F.npx, and with {len(inputs)} arguments, for each of which input_shapes has an entry (saw: '
-                         f'{type(error).__name__}: {error})') from error
-    return mx.sym.Group(outputs), values
+        return mx.sym.Group(classic(list(leaves([plain(*inputs)]))))
+    except Exception as error:      # the code of hybrid_forward may raise any
+        raise ValueError('net must run on Symbols, as hybridize needs it, with one argument for each of the '
+                         f'{len(inputs)} input_shapes (saw: {type(error).__name__}: {error})') from error

@@ -12,8 +12,9 @@ from .sizes import Shape, at, fixed, joined
 
 __all__ = ['Array', 'Node', 'Trace', 'trace', 'shapes_at']
 
-#: Sizes at which a batch is tried: 1 would hide constants that broadcast, and the third shows what is not linear.
-_BATCH_SIZES = 2, 3, 7
+#: Sizes at which a batch is tried. Two show how a shape grows; the others show that it does so for all sizes. An axis of
+#: size 1 broadcasts, and some operators drop it.
+_BATCH_SIZES = 2, 3, 7, 1
 #: Attributes that do not change what an operator computes in predict mode.
 _WITHOUT_EFFECT = {'cudnn_tune', 'cudnn_off', 'workspace', 'ctx', 'num_args', 'momentum', 'grad_scale', 'sparse_grad',
                    'ndev', 'key', 'use_global_stats'}

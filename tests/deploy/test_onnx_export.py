@@ -76,14 +76,14 @@ NETWORKS = {
         nn.Activation('softrelu'), nn.Activation('softsign')), (1, 4, 5)),
     'pixel shuffle': (lambda: sequential(PixelShuffle2D((2, 3))), (1, 12, 3, 4)),
     'padding': (lambda: sequential(nn.ReflectionPad2D(2)), (1, 2, 4, 5)),
-    'lambda': (lambda: sequential(nn.Dense(5), nn.HybridLambda(lambda F, x: F.softmax(x) - x.mean()),
-                                  nn.HybridLambda('tanh')), (1, 4)),
+    'lambda': (lambda: sequential(nn.Dense(5), nn.HybridLambda(
+        lambda F, x: F.broadcast_sub(F.softmax(x), F.mean(x, axis=0, keepdims=True))), nn.HybridLambda('tanh')), (1, 4)),
     'resnet18_v1': (lambda: vision.resnet18_v1(classes=10), IMAGE),
     'resnet18_v2': (lambda: vision.resnet18_v2(classes=10), IMAGE),
     'mobilenet': (lambda: vision.mobilenet0_25(classes=10), IMAGE),
     'mobilenet_v2': (lambda: vision.mobilenet_v2_0_25(classes=10), IMAGE),
     'squeezenet': (lambda: vision.squeezenet1_1(classes=10), (1, 3, 209, 209)),
-    'densenet': (lambda: vision.densenet121(classes=10), (1, 3, 209, 209)),
+    'densenet': (lambda: vision.densenet121(classes=10), (1, 3, 224, 224)),
 }
 for _name in ('Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose'):
     NETWORKS[_name] = (lambda layer=getattr(nn, _name): sequential(

@@ -12,11 +12,12 @@ def _axis(value, ndim):
     return value % ndim
 
 
-@translates('Reshape', 'reshape_like', 'Flatten', 'squeeze', 'expand_dims')
+@translates('Reshape', 'reshape_like', 'np_reshape', 'Flatten', 'squeeze', 'expand_dims')
 def _reshape(graph, node):
     """MXNet has inferred the new shape already, whichever of its codes and arguments tell it."""
-    for name in ('shape', 'reverse', 'axis', 'lhs_begin', 'lhs_end', 'rhs_begin', 'rhs_end'):
+    for name in ('shape', 'newshape', 'reverse', 'axis', 'lhs_begin', 'lhs_end', 'rhs_begin', 'rhs_end'):
         node.get(name, None)
+    node.require('order', 'C')
     node.check_size()
     return graph.reshape(graph.of(node.inputs[0]), node.outputs[0].shape)
 
