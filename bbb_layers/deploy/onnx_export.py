@@ -31,7 +31,7 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     The file computes what ``net`` computes in predict mode: a Bayesian network is written with its posterior means as
     weights (:func:`~bbb_layers.to_deterministic`), and a plain network as it is. ``net`` is not changed. The file has
     the operators of ONNX's opset 13. It is checked before it is written, and it appears at ``path`` only once it is
-    whole. The package onnx is needed: ``pip install 'bbb-layers[onnx]'``.
+    whole. The package onnx is needed: ``pip install '.[onnx]'``.
 
     The inputs are named ``data``, or ``data0``, ``data1``, ... if there are several, in the order of the arguments of
     ``net``. The outputs are named ``output``, or ``output0``, ``output1``, ... in the order in which ``net`` returns
@@ -94,7 +94,7 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
         import onnx.checker
     except ImportError as error:
         raise ImportError("export_onnx needs the package onnx, which is missing (saw: "
-                          f"{error}): pip install 'bbb-layers[onnx]'") from error
+                          f"{error}): pip install '.[onnx]'") from error
     for block in walk(net):
         for param in own_parameters(block):
             param.list_data()       # raises if it is not initialized

@@ -13,8 +13,8 @@ from .sizes import Shape, at, fixed, joined
 __all__ = ['Array', 'Node', 'Trace', 'trace', 'shapes_at']
 
 #: Sizes at which a batch is tried. Two show how a shape grows; the others show that it does so for all sizes. An axis of
-#: size 1 broadcasts, and some operators drop it.
-_BATCH_SIZES = 2, 3, 7, 1
+#: size 1 broadcasts, and some operators drop it. A slice may cut what is large.
+_BATCH_SIZES = 2, 3, 7, 1, 1009
 #: Attributes that do not change what an operator computes in predict mode.
 _WITHOUT_EFFECT = {'cudnn_tune', 'cudnn_off', 'workspace', 'ctx', 'num_args', 'momentum', 'grad_scale', 'sparse_grad',
                    'ndev', 'key', 'use_global_stats'}
@@ -140,7 +140,8 @@ class Trace:
                                          if (node, output) in arrays], outputs[number])
                       for number, description in enumerate(graph['nodes'])]
         self.heads = [arrays[node, output] for node, output, _ in graph['heads']]
-        self.inputs = {node.name: node.outputs[0] for node in self.nodes if node.op == 'null' and node.name in inputs}
+        variables = {node.name: node.outputs[0] for node in self.nodes if node.op == 'null'}
+        self.inputs = {name: variables[name] for name in inputs}        # in the order of the arguments
 
     def _numbered(self, descriptions):
         """{(number of a node, number of its output): position among the internals}, in the order of the internals."""

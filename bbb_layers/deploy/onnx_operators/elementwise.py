@@ -15,6 +15,8 @@ _ACTIVATIONS = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softrelu'
 _ARITHMETIC = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div'}
 _CHOICES = {'power': 'Pow', 'maximum': 'Max', 'minimum': 'Min'}
 _WITH_SCALAR = {'plus': 'Add', 'minus': 'Sub', 'mul': 'Mul', 'div': 'Div', **_CHOICES}
+#: Arithmetic of np arrays.
+_NP = {'npi_add': 'Add', 'npi_subtract': 'Sub', 'npi_multiply': 'Mul', 'npi_true_divide': 'Div'}
 _COMPARISONS = {'equal': 'Equal', 'not_equal': 'Equal', 'greater': 'Greater', 'greater_equal': 'GreaterOrEqual',
                 'lesser': 'Less', 'lesser_equal': 'LessOrEqual'}
 _LOGIC = {'logical_and': 'And', 'logical_or': 'Or', 'logical_xor': 'Xor'}
@@ -24,12 +26,8 @@ def _register(op, translation):
     translates(op)(translation)
 
 
-def _inputs(graph, node):
-    return [graph.of(array) for array in node.inputs]
-
-
 def _simple(op):
-    return lambda graph, node: graph.add(op, *_inputs(graph, node))
+    return lambda graph, node: graph.add(op, *map(graph.of, node.inputs))
 
 
 def _with_scalar(op, reverse=False):
@@ -46,6 +44,16 @@ def _scalar(graph, node):
     if dtype.kind in 'iu' and value != int(value):
         node.refuse(f'scalar={value} for an input of type {dtype}')
     return graph.constant(value, dtype)
+
+
+def _of_one_type(translation):
+    """A translation that refuses arrays whose type changes, as np arrays do when they meet another type."""
+    def translate(graph, node):
+        types = sorted({str(array.dtype) for array in node.inputs + node.outputs})
+        if len(types) > 1:
+            node.refuse(f'arrays of {" and ".join(types)}')
+        return translation(graph, node)
+    return translate
 
 
 def _comparison(name, op, scalar=False):
@@ -77,6 +85,11 @@ for _name, _op in _WITH_SCALAR.items():
     _register(f'{_name}_scalar', _with_scalar(_op))
 for _name in ('minus', 'div', 'power'):
     _register(f'r{_name}_scalar', _with_scalar(_WITH_SCALAR[_name], reverse=True))
+for _name, _op in _NP.items():
+    _register(_name, _of_one_type(_simple(_op)))
+    _register(f'{_name}_scalar', _of_one_type(_with_scalar(_op)))
+for _name in ('subtract', 'true_divide'):
+    _register(f'npi_r{_name}_scalar', _of_one_type(_with_scalar(_NP[f'npi_{_name}'], reverse=True)))
 for _name, _op in _COMPARISONS.items():
     for _start in ('broadcast_', ''):
         _register(_start + _name, _comparison(_name, _op))
