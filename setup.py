@@ -33,8 +33,9 @@ readme = re.sub(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)', whole_address, (here / 'README
 
 plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
-# MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed; earlier ones have no wheels for CPython 3.12.
-onnx = ["onnx<1.15; python_version < '3.12'", "onnxruntime; python_version < '3.12'"]
+# export_onnx builds its files with onnx alone, and needs neither MXNet's exporter nor the old onnx that this works with.
+# No version is pinned: pip finds the last onnx and onnxruntime that have wheels for CPython 3.8 and 3.9 by itself.
+onnx = ['onnx', 'onnxruntime']
 # For work on the package: the pages, with the tutorials that run while they are built, and what make check runs.
 docs = examples + ["%s; python_version >= '3.10'" % name for name in (
     'furo', 'ipykernel', 'myst-nb', 'sphinx>=8.1', 'sphinx-mathjax-offline')]
