@@ -33,8 +33,8 @@ readme = re.sub(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)', whole_address, (here / 'README
 
 plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
-# export_onnx builds its files with onnx alone, and needs neither MXNet's exporter nor the old onnx that this works with.
-# No version is pinned: pip finds the last onnx and onnxruntime that have wheels for CPython 3.8 and 3.9 by itself.
+# No version is pinned. export_onnx does without MXNet's exporter, which needs an onnx below 1.15. For CPython 3.8 and
+# 3.9, pip itself finds the last onnx and onnxruntime that have wheels for them.
 onnx = ['onnx', 'onnxruntime']
 # For work on the package: the pages, with the tutorials that run while they are built, and what make check runs.
 docs = examples + ["%s; python_version >= '3.10'" % name for name in (

@@ -35,6 +35,6 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'Uncertainty', 'Interval', 'prune', 'pruning_curve',
-           'signal_to_noise', 'SparseDense', 'to_sparse', 'export_onnx', 'posterior_summary', 'PosteriorSummary', 'SummaryRow',
-           'mu_params', 'rho_params', 'FusedAdam', 'convert_trainer_states', 'SummaryHandler', 'native', 'metrics',
-           'schedules', '__version__']
+           'signal_to_noise', 'SparseDense', 'to_sparse', 'export_onnx', 'posterior_summary', 'PosteriorSummary',
+           'SummaryRow', 'mu_params', 'rho_params', 'FusedAdam', 'convert_trainer_states', 'SummaryHandler', 'native',
+           'metrics', 'schedules', '__version__']

@@ -97,7 +97,7 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
                           f"{error}): pip install '.[onnx]'") from error
     for block in walk(net):
         for param in own_parameters(block):
-            param.list_data()       # raises if it is not initialized
+            param.list_data()       # raises an error if it is not initialized
     plain = to_deterministic(net) if posterior_parameters(net) else copy_block(net, {})
     names = ['data'] if len(shapes) == 1 else [f'data{number}' for number in range(len(shapes))]
     values = _values(plain, names)
@@ -215,8 +215,8 @@ def _model(symbol, values, shapes, batches, types):
     try:
         return onnx_model(Trace(symbol, batches, types, values))
     except InferenceError as error:
-        raise ValueError('dynamic_batch must be False for this network, which exports it for one batch size (saw: True, '
-                         f'but the network computes {trying} alone; {error})') from None
+        raise ValueError('dynamic_batch must be False for this network, which exports it for one batch size (saw: '
+                         f'True, but the network computes {trying} alone; {error})') from None
 
 
 def _listed(values):

@@ -31,10 +31,10 @@ class Graph:
         self._onnx = onnx
         self._trace = trace
         self._values: Dict[str, np.ndarray] = {}
-        self._constants: Dict[Tuple, str] = {}
-        self._nodes: List[Any] = []
+        self._known_constants: Dict[Tuple, str] = {}
+        self._onnx_nodes: List[Any] = []
         self._names = {*trace.values, *trace.inputs}
-        self._prefix = 'batch'
+        self._name_start = 'batch'
         self._tensors = {array.key: name for name, array in trace.inputs.items()}
         self._makers: Dict[Tuple[int, int], Node] = {}
         self._folded: Set[Tuple[int, int]] = set()
@@ -44,9 +44,9 @@ class Graph:
                 self._tensors[key] = node.name
                 self._values[node.name] = trace.values[node.name]
                 self._folded.add(key)
-        self._batch = self._batch_size()
+        self._batch = self._find_batch_size()
 
-    def _batch_size(self):
+    def _find_batch_size(self):
         """The tensor that has the batch size of the inputs; None if it is fixed."""
         for name, array in self._trace.inputs.items():
             if not fixed(array.shape):
@@ -69,7 +69,7 @@ class Graph:
 
     def begin(self, node: Node) -> None:
         """From now on, new ONNX nodes have names that start with the name of ``node``."""
-        self._prefix = node.name
+        self._name_start = node.name
 
     def end(self, node: Node, tensors: Sequence[str]) -> None:
         """The outputs of ``node`` are these tensors."""
@@ -105,18 +105,18 @@ class Graph:
 
     def add_many(self, op: str, count: int, *inputs: str, **attributes: Any) -> List[str]:
         """Add a node with ``count`` outputs, and return their names."""
-        outputs = [self._new_name(f'{self._prefix}/{op}') for _ in range(count)]
-        self._nodes.append(self._onnx.helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
+        outputs = [self._new_name(f'{self._name_start}/{op}') for _ in range(count)]
+        self._onnx_nodes.append(self._onnx.helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
         return outputs
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """The name of a tensor with a fixed value, by default a list of integers."""
         array = np.asarray(value, dtype=dtype)
         key = array.dtype.str, array.shape, array.tobytes()
-        if key not in self._constants:
-            self._constants[key] = name = self._new_name('constant')
+        if key not in self._known_constants:
+            self._known_constants[key] = name = self._new_name('constant')
             self._values[name] = array
-        return self._constants[key]
+        return self._known_constants[key]
 
     def cast(self, tensor: str, dtype: Any) -> str:
         """``tensor`` in another type."""
@@ -164,10 +164,10 @@ class Graph:
         for number, array in enumerate(heads):
             name = self._new_name('output' if len(heads) == 1 else f'output{number}')
             outputs[name] = array
-            self._nodes.append(helper.make_node('Identity', [self.of(array)], [name], name=name))
+            self._onnx_nodes.append(helper.make_node('Identity', [self.of(array)], [name], name=name))
         used = set(outputs)
         nodes = []
-        for node in reversed(self._nodes):
+        for node in reversed(self._onnx_nodes):
             if used.intersection(node.output):
                 used.update(node.input)
                 nodes.append(node)

@@ -10,10 +10,10 @@ import numpy as np
 
 from .sizes import Shape, at, fixed, joined
 
-__all__ = ['Array', 'Node', 'Trace', 'trace', 'shapes_at']
+__all__ = ['Array', 'Node', 'Trace', 'InferenceError']
 
-#: Sizes at which a batch is tried. Two show how a shape grows; the others show that it does so for all sizes. An axis of
-#: size 1 broadcasts, and some operators drop it. A slice may cut what is large.
+#: Sizes at which a batch is tried. Two show how a shape grows, and the others whether it does so for all sizes: an axis
+#: of size 1 broadcasts, some operators drop it, and a slice may cut what is large.
 _BATCH_SIZES = 2, 3, 7, 1, 1009
 #: Attributes that do not change what an operator computes in predict mode.
 _WITHOUT_EFFECT = {'cudnn_tune', 'cudnn_off', 'workspace', 'ctx', 'num_args', 'momentum', 'grad_scale', 'sparse_grad',
@@ -166,7 +166,7 @@ class Trace:
         return mx.nd.CachedOp(symbol)(mx.nd.zeros(1), *values)[1].asnumpy()
 
 
-def shapes_at(inputs: Dict[str, Tuple[Optional[int], ...]], batch_size: int) -> Dict[str, Tuple[int, ...]]:
+def _shapes_at(inputs, batch_size):
     """The shapes of the inputs, with ``batch_size`` in the place of None."""
     return {name: tuple(batch_size if size is None else size for size in shape) for name, shape in inputs.items()}
 
@@ -176,7 +176,7 @@ def _shapes(internals, inputs, values):
     known = {name: values[name].shape for name in internals.list_inputs() if name in values}
     dynamic = any(None in shape for shape in inputs.values())
     batch_sizes = _BATCH_SIZES if dynamic else _BATCH_SIZES[:1]
-    found = [_inferred(internals, 'shape', dict(shapes_at(inputs, batch_size), **known)) for batch_size in batch_sizes]
+    found = [_inferred(internals, 'shape', dict(_shapes_at(inputs, batch_size), **known)) for batch_size in batch_sizes]
     shapes = [joined(batch_sizes, each) for each in zip(*found)]
     for name, shape in zip(internals.list_outputs(), shapes):
         if shape is None:

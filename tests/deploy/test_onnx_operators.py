@@ -45,8 +45,8 @@ for _kind in ('leaky', 'elu', 'selu', 'gelu'):
     OPERATORS[f'LeakyReLU {_kind}'] = (lambda F, x, kind=_kind: F.LeakyReLU(x, act_type=kind)), ROWS
 for _name in ('add', 'sub', 'mul', 'div'):
     OPERATORS[f'elemwise_{_name}'] = (lambda F, x, y, name=_name: getattr(F, f'elemwise_{name}')(x, y)), ROWS, ROWS
-    OPERATORS[f'broadcast_{_name}'] = (
-        lambda F, x, y, name=_name: getattr(F, f'broadcast_{name}')(x, F.slice_axis(y, axis=1, begin=0, end=1))), ROWS, ROWS
+    OPERATORS[f'broadcast_{_name}'] = (lambda F, x, y, name=_name: getattr(F, f'broadcast_{name}')(
+        x, F.slice_axis(y, axis=1, begin=0, end=1))), ROWS, ROWS
 for _name in ('maximum', 'minimum', 'power', 'equal', 'not_equal', 'greater', 'greater_equal', 'lesser',
               'lesser_equal', 'logical_and', 'logical_or', 'logical_xor'):
     OPERATORS[f'broadcast_{_name}'] = (lambda F, x, y, name=_name: 1 + getattr(F, f'broadcast_{name}')(
@@ -112,7 +112,8 @@ OPERATORS.update({
     'split_v2': (lambda F, x: F.concat(*list(F.split_v2(x, (1, 4), axis=1))[::-1], dim=1), ROWS),
     'split_v2, squeezed': (lambda F, x: F.stack(*list(F.split_v2(x, 3, axis=1, squeeze_axis=True))[::-1]), SEQUENCE),
     'slice': (lambda F, x: F.slice(x, begin=(None, 1, None), end=(None, 3, -1)), SEQUENCE),
-    'slice with steps': (lambda F, x: F.slice(x, begin=(None, None, 3), end=(None, None, 0), step=(1, -2, -1)), SEQUENCE),
+    'slice with steps': (lambda F, x: F.slice(x, begin=(None, None, 3), end=(None, None, 0), step=(1, -2, -1)),
+                         SEQUENCE),
     'slice_axis': (lambda F, x: F.slice_axis(x, axis=-1, begin=-3, end=None), SEQUENCE),
     'slice_like': (lambda F, x, y: F.slice_like(x, y, axes=(1,)), (1, 5, 2), SEQUENCE),
     'slice_like with a shorter batch': (lambda F, x, y: F.slice_like(F.concat(x, x, dim=0), y), ROWS, (1, 3)),
@@ -168,7 +169,8 @@ def used(name):
 def test_every_operator_is_tried():
     of_layers = {'BatchNorm', 'contrib_SyncBatchNorm', 'Convolution', 'Deconvolution', 'FullyConnected', 'GroupNorm',
                  'InstanceNorm', 'LayerNorm', 'RNN', 'zeros'}       # in test_onnx_export.py
-    assert set(TRANSLATIONS) == set.union(of_layers, *map(used, OPERATORS)) - {'arange', 'eye', 'full', 'linspace'}
+    known = {name for name in TRANSLATIONS if not name.startswith('np')}    # those of np arrays have their own test
+    assert known == set.union(of_layers, *map(used, OPERATORS)) - {'arange', 'eye', 'full', 'linspace'}
 
 
 @pytest.mark.parametrize('name', OPERATORS)

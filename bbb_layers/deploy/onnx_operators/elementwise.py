@@ -9,8 +9,9 @@ _UNARY = {
     'exp': 'Exp', 'log': 'Log', 'sqrt': 'Sqrt', 'abs': 'Abs', 'negative': 'Neg', 'reciprocal': 'Reciprocal',
     'ceil': 'Ceil', 'floor': 'Floor', 'sign': 'Sign', 'erf': 'Erf', 'sin': 'Sin', 'cos': 'Cos', 'tan': 'Tan',
     'arcsin': 'Asin', 'arccos': 'Acos', 'arctan': 'Atan', 'sinh': 'Sinh', 'cosh': 'Cosh', 'arcsinh': 'Asinh',
-    'arccosh': 'Acosh', 'arctanh': 'Atanh', 'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softsign': 'Softsign',
-    'copy': 'Identity', 'BlockGrad': 'Identity', 'make_loss': 'Identity', 'MakeLoss': 'Identity'}
+    'arccosh': 'Acosh', 'arctanh': 'Atanh', 'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh',
+    'softsign': 'Softsign', 'copy': 'Identity', 'BlockGrad': 'Identity', 'make_loss': 'Identity',
+    'MakeLoss': 'Identity'}
 _ACTIVATIONS = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softrelu': 'Softplus', 'softsign': 'Softsign'}
 _ARITHMETIC = {'add': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div'}
 _CHOICES = {'power': 'Pow', 'maximum': 'Max', 'minimum': 'Min'}
@@ -22,7 +23,7 @@ _COMPARISONS = {'equal': 'Equal', 'not_equal': 'Equal', 'greater': 'Greater', 'g
 _LOGIC = {'logical_and': 'And', 'logical_or': 'Or', 'logical_xor': 'Xor'}
 
 
-def _register(op, translation):
+def _enter(op, translation):
     translates(op)(translation)
 
 
@@ -32,12 +33,12 @@ def _simple(op):
 
 def _with_scalar(op, reverse=False):
     def translate(graph, node):
-        operands = [graph.of(node.inputs[0]), _scalar(graph, node)]
+        operands = [graph.of(node.inputs[0]), _scalar_of(graph, node)]
         return graph.add(op, *(operands[::-1] if reverse else operands))
     return translate
 
 
-def _scalar(graph, node):
+def _scalar_of(graph, node):
     """The tensor of the attribute ``scalar``, in the type of the input."""
     value, dtype = node.get('scalar', 1.), node.inputs[0].dtype
     node.get('is_int', True)        # MXNet computes in the type of the input whether it is set or not
@@ -58,7 +59,7 @@ def _of_one_type(translation):
 
 def _comparison(name, op, scalar=False):
     def translate(graph, node):
-        second = _scalar(graph, node) if scalar else graph.of(node.inputs[1])
+        second = _scalar_of(graph, node) if scalar else graph.of(node.inputs[1])
         result = graph.add(op, graph.of(node.inputs[0]), second)
         if name == 'not_equal':
             result = graph.add('Not', result)
@@ -74,55 +75,55 @@ def _logic(op):
 
 
 for _name, _op in _UNARY.items():
-    _register(_name, _simple(_op))
+    _enter(_name, _simple(_op))
 for _name, _op in _ARITHMETIC.items():
-    _register(f'elemwise_{_name}', _simple(_op))
+    _enter(f'elemwise_{_name}', _simple(_op))
 for _name, _op in _CHOICES.items():
-    _register(_name, _simple(_op))      # of arrays of one shape
+    _enter(_name, _simple(_op))      # of arrays of one shape
 for _name, _op in {**_ARITHMETIC, **_CHOICES}.items():
-    _register(f'broadcast_{_name}', _simple(_op))
+    _enter(f'broadcast_{_name}', _simple(_op))
 for _name, _op in _WITH_SCALAR.items():
-    _register(f'{_name}_scalar', _with_scalar(_op))
+    _enter(f'{_name}_scalar', _with_scalar(_op))
 for _name in ('minus', 'div', 'power'):
-    _register(f'r{_name}_scalar', _with_scalar(_WITH_SCALAR[_name], reverse=True))
+    _enter(f'r{_name}_scalar', _with_scalar(_WITH_SCALAR[_name], reverse=True))
 for _name, _op in _NP.items():
-    _register(_name, _of_one_type(_simple(_op)))
-    _register(f'{_name}_scalar', _of_one_type(_with_scalar(_op)))
+    _enter(_name, _of_one_type(_simple(_op)))
+    _enter(f'{_name}_scalar', _of_one_type(_with_scalar(_op)))
 for _name in ('subtract', 'true_divide'):
-    _register(f'npi_r{_name}_scalar', _of_one_type(_with_scalar(_NP[f'npi_{_name}'], reverse=True)))
+    _enter(f'npi_r{_name}_scalar', _of_one_type(_with_scalar(_NP[f'npi_{_name}'], reverse=True)))
 for _name, _op in _COMPARISONS.items():
     for _start in ('broadcast_', ''):
-        _register(_start + _name, _comparison(_name, _op))
-    _register(f'{_name}_scalar', _comparison(_name, _op, scalar=True))
+        _enter(_start + _name, _comparison(_name, _op))
+    _enter(f'{_name}_scalar', _comparison(_name, _op, scalar=True))
 for _name, _op in _LOGIC.items():
-    _register(f'broadcast_{_name}', _logic(_op))
-_register('add_n', _simple('Sum'))
+    _enter(f'broadcast_{_name}', _logic(_op))
+_enter('add_n', _simple('Sum'))
 
 
 @translates('logical_not')
-def _logical_not(graph, node):
+def _translate_logical_not(graph, node):
     return graph.cast(graph.add('Not', graph.cast(graph.of(node.inputs[0]), bool)), node.outputs[0].dtype)
 
 
 @translates('square')
-def _square(graph, node):
+def _translate_square(graph, node):
     x = graph.of(node.inputs[0])
     return graph.add('Mul', x, x)
 
 
 @translates('rsqrt')
-def _rsqrt(graph, node):
+def _translate_rsqrt(graph, node):
     return graph.add('Reciprocal', graph.add('Sqrt', graph.of(node.inputs[0])))
 
 
 @translates('log2', 'log10')
-def _log_with_base(graph, node):
+def _translate_log_with_base(graph, node):
     base = graph.constant(np.log(int(node.op[3:])), node.inputs[0].dtype)
     return graph.add('Div', graph.add('Log', graph.of(node.inputs[0])), base)
 
 
 @translates('clip')
-def _clip(graph, node):
+def _translate_clip(graph, node):
     dtype = node.inputs[0].dtype
     bounds = [node.get('a_min', None), node.get('a_max', None)]
     return graph.add('Clip', graph.of(node.inputs[0]), *(
@@ -130,19 +131,19 @@ def _clip(graph, node):
 
 
 @translates('hard_sigmoid')
-def _hard_sigmoid(graph, node):
+def _translate_hard_sigmoid(graph, node):
     return graph.add('HardSigmoid', graph.of(node.inputs[0]), alpha=float(node.get('alpha', 0.2)),
                      beta=float(node.get('beta', 0.5)))
 
 
 @translates('Cast')
-def _cast(graph, node):
+def _translate_cast(graph, node):
     node.get('dtype', None)
     return graph.cast(graph.of(node.inputs[0]), node.outputs[0].dtype)
 
 
 @translates('where')
-def _where(graph, node):
+def _translate_where(graph, node):
     condition, first, second = node.inputs
     tensor = graph.cast(graph.of(condition), bool)
     if condition.ndim < first.ndim:     # MXNet takes one condition for each entry of the first axis
@@ -151,7 +152,7 @@ def _where(graph, node):
 
 
 @translates('Activation')
-def _activation(graph, node):
+def _translate_activation(graph, node):
     kind = node.get('act_type', None)
     if kind not in _ACTIVATIONS:
         node.refuse(f'act_type={kind}')
@@ -159,7 +160,7 @@ def _activation(graph, node):
 
 
 @translates('LeakyReLU')
-def _leaky_relu(graph, node):
+def _translate_leaky_relu(graph, node):
     data, kind = node.inputs[0], node.get('act_type', 'leaky')
     x, slope = graph.of(data), float(node.get('slope', 0.25))
     if kind == 'leaky':

@@ -10,7 +10,7 @@ _CHANNELS_FIRST = None, 'None', 'NCW', 'NCHW', 'NCDHW'
 
 
 @translates('FullyConnected')
-def _fully_connected(graph, node):
+def _translate_fully_connected(graph, node):
     data, weight = node.inputs[:2]
     node.get('num_hidden', None)
     node.get('no_bias', False)      # the number of inputs says it too
@@ -35,12 +35,12 @@ def _window(node, count):
 
 
 @translates('Convolution')
-def _convolution(graph, node):
+def _translate_convolution(graph, node):
     return graph.add('Conv', *map(graph.of, node.inputs), **_window(node, node.inputs[0].ndim - 2))
 
 
 @translates('Deconvolution')
-def _deconvolution(graph, node):
+def _translate_deconvolution(graph, node):
     count = node.inputs[0].ndim - 2
     if node.get('target_shape', ()):
         node.refuse('target_shape')
@@ -49,7 +49,7 @@ def _deconvolution(graph, node):
 
 
 @translates('Pooling')
-def _pooling(graph, node):
+def _translate_pooling(graph, node):
     node.require('layout', *_CHANNELS_FIRST)
     data, kind = node.inputs[0], node.get('pool_type', 'max')
     count, x = data.ndim - 2, graph.of(data)
@@ -82,11 +82,11 @@ def _pooling(graph, node):
     if kind == 'avg' and not include_pad:
         return graph.add('AveragePool', x, count_include_pad=0, **window)
     mean = graph.add('AveragePool', x, count_include_pad=1, **window)
-    factor = _factors(kind, before, after, kernel, stride, pad)
+    factor = _window_factors(kind, before, after, kernel, stride, pad)
     return mean if (factor == 1).all() else graph.add('Mul', mean, graph.constant(factor, data.dtype))
 
 
-def _factors(kind, before, after, kernel, stride, pad):
+def _window_factors(kind, before, after, kernel, stride, pad):
     """What the mean over whole windows is multiplied by.
 
     For a sum, this is the number of values of a window. For a mean, MXNet counts the values within the input and its
@@ -102,7 +102,7 @@ def _factors(kind, before, after, kernel, stride, pad):
 
 
 @translates('contrib_AdaptiveAvgPooling2D')
-def _adaptive_average_pooling(graph, node):
+def _translate_adaptive_average_pooling(graph, node):
     size = node.get('output_size', ())
     size = (size,) * 2 if isinstance(size, int) else tuple(size) * (2 if len(size) == 1 else 1) or (1, 1)
     before = node.inputs[0].shape[2:]
@@ -115,7 +115,7 @@ def _adaptive_average_pooling(graph, node):
 
 
 @translates('Dropout')
-def _dropout(graph, node):
+def _translate_dropout(graph, node):
     node.require('mode', 'training')
     node.get('p', 0.5)
     node.get('axes', ())
@@ -123,7 +123,7 @@ def _dropout(graph, node):
 
 
 @translates('BatchNorm', 'contrib_SyncBatchNorm')
-def _batch_norm(graph, node):
+def _translate_batch_norm(graph, node):
     node.require('output_mean_var', False)
     data, gamma = node.inputs[:2]
     axis = node.get('axis', 1) % data.ndim
@@ -162,7 +162,7 @@ def _scaled(graph, x, node, shape):
 
 
 @translates('LayerNorm')
-def _layer_norm(graph, node):
+def _translate_layer_norm(graph, node):
     node.require('output_mean_var', False)
     data = node.inputs[0]
     axis, eps = node.get('axis', -1) % data.ndim, node.get('eps', 1e-5)
@@ -171,14 +171,14 @@ def _layer_norm(graph, node):
 
 
 @translates('InstanceNorm')
-def _instance_norm(graph, node):
+def _translate_instance_norm(graph, node):
     data = node.inputs[0]
     x = _standardized(graph, graph.of(data), list(range(2, data.ndim)), node.get('eps', 1e-3), data.dtype)
     return _scaled(graph, x, node, [1, -1] + [1] * (data.ndim - 2))
 
 
 @translates('GroupNorm')
-def _group_norm(graph, node):
+def _translate_group_norm(graph, node):
     node.require('output_mean_var', False)
     data, groups = node.inputs[0], node.get('num_groups', 1)
     batch, channels, *rest = data.shape
@@ -191,13 +191,13 @@ def _group_norm(graph, node):
 
 
 @translates('LRN')
-def _lrn(graph, node):
+def _translate_lrn(graph, node):
     return graph.add('LRN', graph.of(node.inputs[0]), alpha=float(node.get('alpha', 1e-4)),
                      beta=float(node.get('beta', 0.75)), bias=float(node.get('knorm', 2.)), size=node.get('nsize', 1))
 
 
 @translates('Embedding')
-def _embedding(graph, node):
+def _translate_embedding(graph, node):
     node.get('input_dim', None)
     node.get('output_dim', None)
     node.get('dtype', 'float32')
@@ -206,7 +206,7 @@ def _embedding(graph, node):
 
 
 @translates('take')
-def _take(graph, node):
+def _translate_take(graph, node):
     node.require('mode', 'clip')
     data, indices = node.inputs
     axis = node.get('axis', 0) % data.ndim
@@ -222,7 +222,7 @@ def _clipped(graph, indices, size):
 
 
 @translates('one_hot')
-def _one_hot(graph, node):
+def _translate_one_hot(graph, node):
     node.get('dtype', 'float32')
     indices, dtype = node.inputs[0], node.outputs[0].dtype
     whole = graph.add('Unsqueeze', graph.cast(graph.of(indices), np.int64), graph.constant([indices.ndim]))

@@ -1,11 +1,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The translation of MXNet's fused recurrent operator, which has all layers and directions in one node."""
+from typing import Any, Dict, List, Tuple
+
 import numpy as np
 
 from .registry import translates
 
 #: Mode -> (ONNX's operator, ONNX's order of MXNet's gates, attributes).
-_MODES = {
+_MODES: Dict[str, Tuple[str, List[int], Dict[str, Any]]] = {
     'lstm': ('LSTM', [0, 3, 1, 2], {}),
     'gru': ('GRU', [1, 0, 2], {'linear_before_reset': 1}),
     'rnn_relu': ('RNN', [0], {'activations': ['Relu']}),
@@ -14,7 +16,7 @@ _MODES = {
 
 
 @translates('RNN')
-def _rnn(graph, node):
+def _translate_rnn(graph, node):
     for name in ('projection_size', 'lstm_state_clip_max', 'lstm_state_clip_min'):
         node.require(name, None)
     node.require('use_sequence_length', False)
@@ -32,7 +34,7 @@ def _rnn(graph, node):
     if vector is None:
         node.refuse('parameters that depend on an input')
     for layer, parts in enumerate(_layers(vector, data.shape[2], hidden, layers, directions, order)):
-        starts = [_start(graph, state, layer, directions) for state in states]
+        starts = [_first_state(graph, state, layer, directions) for state in states]
         parameters = [graph.constant(array, data.dtype) for array in parts]
         y, *lasts = graph.add_many(op, 1 + len(states), x, *parameters, '', *starts, **options)
         # (time, direction, batch, hidden) -> (time, batch, direction * hidden)
@@ -47,7 +49,7 @@ def _rnn(graph, node):
     return [x] + [end[0] if layers == 1 else graph.add('Concat', *end, axis=0) for end in ends]
 
 
-def _start(graph, state, layer, directions):
+def _first_state(graph, state, layer, directions):
     """The first state of one layer; empty if it is 0, which is ONNX's default."""
     if graph.is_zero(state):
         return ''

@@ -8,7 +8,7 @@ from .registry import translates
 _REDUCTIONS = {'sum': 'ReduceSum', 'mean': 'ReduceMean', 'max': 'ReduceMax', 'min': 'ReduceMin', 'prod': 'ReduceProd'}
 
 
-def _axes(node):
+def _reduced_axes(node):
     """The axes over which a node reduces."""
     ndim, axis = node.inputs[0].ndim, node.get('axis', None)
     if axis is None or axis == ():
@@ -18,7 +18,7 @@ def _axes(node):
 
 
 def _reduced(graph, node, op):
-    axes, keepdims = _axes(node), int(bool(node.get('keepdims', False)))
+    axes, keepdims = _reduced_axes(node), int(bool(node.get('keepdims', False)))
     node.get('exclude', False)
     x = graph.of(node.inputs[0])
     if op == 'ReduceSum':       # the first whose axes became an input
@@ -29,19 +29,19 @@ def _reduced(graph, node, op):
 
 
 @translates(*_REDUCTIONS)
-def _reduce(graph, node):
+def _translate_reduce(graph, node):
     return _reduced(graph, node, _REDUCTIONS[node.op])
 
 
 @translates('norm')
-def _norm(graph, node):
+def _translate_norm(graph, node):
     node.require('out_dtype', None)
     node.require('ord', 2, 1)
     return _reduced(graph, node, 'ReduceL1' if node.get('ord', 2) == 1 else 'ReduceL2')
 
 
 @translates('argmax', 'argmin')
-def _arg(graph, node):
+def _translate_arg(graph, node):
     data, axis, keepdims = node.inputs[0], node.get('axis', None), int(bool(node.get('keepdims', False)))
     x = graph.of(data)
     if axis is None:
@@ -52,7 +52,7 @@ def _arg(graph, node):
 
 
 @translates('softmax', 'log_softmax', 'softmin')
-def _softmax(graph, node):
+def _translate_softmax(graph, node):
     node.require('use_length', False)
     node.require('dtype', None, str(node.inputs[0].dtype))
     x, temperature = graph.of(node.inputs[0]), node.get('temperature', None)
@@ -64,14 +64,14 @@ def _softmax(graph, node):
 
 
 @translates('SoftmaxActivation')
-def _softmax_activation(graph, node):
+def _translate_softmax_activation(graph, node):
     # In the mode 'instance', MXNet sums over the last axis, whatever its documentation says of more than two axes.
     axis = 1 if node.get('mode', 'instance') == 'channel' else -1
     return graph.add('Softmax', graph.of(node.inputs[0]), axis=axis)
 
 
 @translates('L2Normalization')
-def _l2_normalization(graph, node):
+def _translate_l2_normalization(graph, node):
     data, mode = node.inputs[0], node.get('mode', 'instance')
     axes = {'instance': range(1, data.ndim), 'channel': [1], 'spatial': range(2, data.ndim)}[mode]
     x = graph.of(data)
@@ -81,7 +81,7 @@ def _l2_normalization(graph, node):
 
 
 @translates('dot')
-def _dot(graph, node):
+def _translate_dot(graph, node):
     node.require('forward_stype', None)
     first, second = node.inputs
     transposed = [node.get(name, False) for name in ('transpose_a', 'transpose_b')]
@@ -92,7 +92,7 @@ def _dot(graph, node):
 
 
 @translates('batch_dot', 'linalg_gemm2')
-def _batch_dot(graph, node):
+def _translate_batch_dot(graph, node):
     node.require('forward_stype', None)
     node.require('axis', -2)
     sides = []
@@ -108,7 +108,7 @@ def _batch_dot(graph, node):
 
 
 @translates('contrib_div_sqrt_dim')
-def _div_sqrt_dim(graph, node):
+def _translate_div_sqrt_dim(graph, node):
     size = node.inputs[0].shape[-1]
     if isinstance(size, Linear):
         node.refuse_batch('it divides by the batch size')

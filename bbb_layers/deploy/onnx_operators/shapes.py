@@ -13,7 +13,7 @@ def _axis(value, ndim):
 
 
 @translates('Reshape', 'reshape_like', 'np_reshape', 'Flatten', 'squeeze', 'expand_dims')
-def _reshape(graph, node):
+def _translate_reshape(graph, node):
     """MXNet has inferred the new shape already, whichever of its codes and arguments tell it."""
     for name in ('shape', 'newshape', 'reverse', 'axis', 'lhs_begin', 'lhs_end', 'rhs_begin', 'rhs_end'):
         node.get(name, None)
@@ -23,14 +23,14 @@ def _reshape(graph, node):
 
 
 @translates('transpose')
-def _transpose(graph, node):
+def _translate_transpose(graph, node):
     ndim = node.inputs[0].ndim
     axes = node.get('axes', ()) or tuple(range(ndim))[::-1]
     return graph.add('Transpose', graph.of(node.inputs[0]), perm=[_axis(axis, ndim) for axis in axes])
 
 
 @translates('SwapAxis')
-def _swap_axis(graph, node):
+def _translate_swap_axis(graph, node):
     ndim = node.inputs[0].ndim
     order = list(range(ndim))
     first, second = (_axis(node.get(name, 0), ndim) for name in ('dim1', 'dim2'))
@@ -39,25 +39,25 @@ def _swap_axis(graph, node):
 
 
 @translates('Concat')
-def _concat(graph, node):
+def _translate_concat(graph, node):
     return graph.add('Concat', *map(graph.of, node.inputs), axis=_axis(node.get('dim', 1), node.inputs[0].ndim))
 
 
 @translates('stack')
-def _stack(graph, node):
+def _translate_stack(graph, node):
     axis = _axis(node.get('axis', 0), node.outputs[0].ndim)
     return graph.add('Concat', *(graph.add('Unsqueeze', graph.of(array), graph.constant([axis]))
                                  for array in node.inputs), axis=axis)
 
 
 @translates('SliceChannel')
-def _slice_channel(graph, node):
+def _translate_slice_channel(graph, node):
     node.get('num_outputs', None)
-    return _split(graph, node, node.get('axis', 1), node.get('squeeze_axis', False), None)
+    return _parts(graph, node, node.get('axis', 1), node.get('squeeze_axis', False), None)
 
 
 @translates('split_v2')
-def _split_v2(graph, node):
+def _translate_split_v2(graph, node):
     axis, squeezed = node.get('axis', 0), node.get('squeeze_axis', False)
     node.get('indices', None)
     sizes = None
@@ -65,10 +65,10 @@ def _split_v2(graph, node):
         sizes = [1 if squeezed else output.shape[axis] for output in node.outputs]
         if not fixed(sizes):
             node.refuse_batch('it cuts the batch axis')
-    return _split(graph, node, axis, squeezed, sizes)
+    return _parts(graph, node, axis, squeezed, sizes)
 
 
-def _split(graph, node, axis, squeezed, sizes):
+def _parts(graph, node, axis, squeezed, sizes):
     axis, x = _axis(axis, node.inputs[0].ndim), graph.of(node.inputs[0])
     if len(node.outputs) == 1:
         parts = [x]
@@ -78,7 +78,7 @@ def _split(graph, node, axis, squeezed, sizes):
 
 
 @translates('slice')
-def _slice(graph, node):
+def _translate_slice(graph, node):
     ndim = node.inputs[0].ndim
     begin, end, step = (node.get(name, ()) for name in ('begin', 'end', 'step'))
     begin, end, step = ((values,) if isinstance(values, int) else tuple(values) for values in (begin, end, step))
@@ -94,14 +94,14 @@ def _slice(graph, node):
 
 
 @translates('slice_axis')
-def _slice_axis(graph, node):
+def _translate_slice_axis(graph, node):
     axis, end = _axis(node.get('axis', 0), node.inputs[0].ndim), node.get('end', None)
     bounds = [node.get('begin', 0)], [_LAST if end is None else end], [axis]
     return graph.add('Slice', graph.of(node.inputs[0]), *map(graph.constant, bounds))
 
 
 @translates('slice_like')
-def _slice_like(graph, node):
+def _translate_slice_like(graph, node):
     axes = node.get('axes', ()) or tuple(range(node.inputs[0].ndim))
     axes = [_axis(axis, node.inputs[0].ndim) for axis in ((axes,) if isinstance(axes, int) else axes)]
     ends = graph.shape([node.outputs[0].shape[axis] for axis in axes])
@@ -109,7 +109,7 @@ def _slice_like(graph, node):
 
 
 @translates('reverse')
-def _reverse(graph, node):
+def _translate_reverse(graph, node):
     axes = node.get('axis', ())
     axes = [_axis(axis, node.inputs[0].ndim) for axis in ((axes,) if isinstance(axes, int) else axes)]
     return graph.add('Slice', graph.of(node.inputs[0]), graph.constant([_LAST] * len(axes)),
@@ -117,7 +117,7 @@ def _reverse(graph, node):
 
 
 @translates('tile')
-def _tile(graph, node):
+def _translate_tile(graph, node):
     data, reps = node.inputs[0], node.get('reps', ())
     reps = (reps,) if isinstance(reps, int) else tuple(reps)
     x, ndim = graph.of(data), max(data.ndim, len(reps))
@@ -127,7 +127,7 @@ def _tile(graph, node):
 
 
 @translates('repeat')
-def _repeat(graph, node):
+def _translate_repeat(graph, node):
     data, axis, repeats = node.inputs[0], node.get('axis', None), node.get('repeats', 1)
     x = graph.of(data)
     if axis is None:
@@ -140,7 +140,7 @@ def _repeat(graph, node):
 
 
 @translates('broadcast_to', 'broadcast_like', 'broadcast_axis')
-def _broadcast(graph, node):
+def _translate_broadcast(graph, node):
     node.require('lhs_axes', None)
     node.require('rhs_axes', None)
     for name in ('shape', 'axis', 'size'):
@@ -149,7 +149,7 @@ def _broadcast(graph, node):
 
 
 @translates('Pad')
-def _pad(graph, node):
+def _translate_pad(graph, node):
     data, mode, width = node.inputs[0], node.get('mode', None), node.get('pad_width', ())
     if mode not in ('constant', 'edge', 'reflect'):
         node.refuse(f'mode={mode}')
@@ -158,7 +158,7 @@ def _pad(graph, node):
 
 
 @translates('UpSampling')
-def _up_sampling(graph, node):
+def _translate_up_sampling(graph, node):
     node.require('sample_type', 'nearest')
     if len(node.inputs) > 1:
         node.refuse(f'{len(node.inputs)} inputs')
@@ -170,24 +170,24 @@ def _up_sampling(graph, node):
 
 
 @translates('depth_to_space')
-def _depth_to_space(graph, node):
+def _translate_depth_to_space(graph, node):
     return graph.add('DepthToSpace', graph.of(node.inputs[0]), blocksize=node.get('block_size', None), mode='DCR')
 
 
 @translates('space_to_depth')
-def _space_to_depth(graph, node):
+def _translate_space_to_depth(graph, node):
     return graph.add('SpaceToDepth', graph.of(node.inputs[0]), blocksize=node.get('block_size', None))
 
 
 @translates('zeros', 'ones', 'zeros_like', 'ones_like')
-def _filled(graph, node):
+def _translate_filled(graph, node):
     node.get('shape', None)
     node.get('dtype', None)
     return graph.filled(int(node.op.startswith('ones')), node.outputs[0].shape, node.outputs[0].dtype)
 
 
 @translates('contrib_arange_like')
-def _arange_like(graph, node):
+def _translate_arange_like(graph, node):
     node.require('repeat', 1)
     start, step, shape = node.get('start', 0.), node.get('step', 1.), node.outputs[0].shape
     node.get('axis', None)
