@@ -34,8 +34,9 @@ readme = re.sub(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)', whole_address, (here / 'README
 
 plot = ['matplotlib']
 examples = plot + ['mlxtend', 'tqdm']
-# MXNet 1.9.1's exporter uses onnx.mapping, which onnx 1.15 removed; earlier ones have no wheels for CPython 3.12.
-onnx = ["onnx<1.15; python_version < '3.12'", "onnxruntime; python_version < '3.12'"]
+# No version is pinned. export_onnx does without MXNet's exporter, which needs an onnx below 1.15. For CPython 3.8 and
+# 3.9, pip itself finds the last onnx and onnxruntime that have wheels for them.
+onnx = ['onnx', 'onnxruntime']
 # For work on the package: the pages, with the tutorials that run while they are built, and what make check runs.
 docs = examples + ["%s; python_version >= '3.10'" % name for name in (
     'furo', 'ipykernel', 'myst-nb', 'sphinx>=8.1', 'sphinx-mathjax-offline')]

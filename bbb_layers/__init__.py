@@ -3,6 +3,7 @@
 from ._mxnet import import_hook  # noqa: F401, before every module that imports mxnet
 from . import metrics, native, schedules
 from .checkpoint.trainer_states import convert_trainer_states
+from .deploy.onnx_export import export_onnx
 from .layers.block import BayesBlock
 from .layers.linear import (BayesConv1D, BayesConv1DTranspose, BayesConv2D, BayesConv2DTranspose, BayesConv3D,
                             BayesConv3DTranspose, BayesDense, BayesEmbedding)
@@ -34,6 +35,6 @@ __all__ = ['BayesBlock', 'BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3
            'Prior', 'GaussianPrior', 'MixturePrior', 'ScaleMixturePrior', 'LaplacePrior', 'StudentTPrior', 'set_prior',
            'posterior_as_prior', 'predict', 'MonteCarlo', 'draw', 'to_deterministic', 'to_bayesian', 'uncertainty',
            'gaussian_uncertainty', 'credible_interval', 'Uncertainty', 'Interval', 'prune', 'pruning_curve',
-           'signal_to_noise', 'SparseDense', 'to_sparse', 'posterior_summary', 'PosteriorSummary', 'SummaryRow',
-           'mu_params', 'rho_params', 'FusedAdam', 'convert_trainer_states', 'SummaryHandler', 'native', 'metrics',
-           'schedules', '__version__']
+           'signal_to_noise', 'SparseDense', 'to_sparse', 'export_onnx', 'posterior_summary', 'PosteriorSummary',
+           'SummaryRow', 'mu_params', 'rho_params', 'FusedAdam', 'convert_trainer_states', 'SummaryHandler', 'native',
+           'metrics', 'schedules', '__version__']

@@ -107,8 +107,8 @@ def run(page):
     """Run the snippets of ``page`` from top to bottom, in one namespace, which is returned."""
     namespace = {'__name__': 'page'}
     for number, code in snippets(page):
-        if importlib.util.find_spec('onnx') is None:      # on CPython 3.12 there is none that MXNet can use
-            code = re.sub(r'^mx\.onnx.*$', '', code, flags=re.MULTILINE)
+        if importlib.util.find_spec('onnx') is None:      # the extra 'onnx' is not installed
+            code = re.sub(r'^export_onnx\(.*$', '', code, flags=re.MULTILINE)
         code = re.sub(r'^%.*$', '', code, flags=re.MULTILINE)       # IPython's own, such as %matplotlib
         # With its line numbers, for the traceback.
         exec(compile('\n' * number + code, page, 'exec'), namespace)

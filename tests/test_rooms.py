@@ -11,8 +11,8 @@ import bbb_layers
 
 PACKAGE = Path(bbb_layers.__file__).parent
 #: The rooms, from the top floor down. The modules beside them are thin faces that pass on public names.
-FLOORS = ['checkpoint', 'training', 'prediction', 'plot', 'networks', 'layers', 'forward', 'posterior', 'native',
-          '_mxnet']
+FLOORS = ['deploy', 'checkpoint', 'training', 'prediction', 'plot', 'networks', 'layers', 'forward', 'posterior',
+          'native', '_mxnet']
 FACES = ['metrics', 'optimizer', 'schedules']
 
 

@@ -138,28 +138,6 @@ def test_exports(tmp_path):
     copy.deepcopy(to_deterministic(net)).summary(x)
 
 
-def test_onnx(tmp_path):
-    pytest.importorskip('onnx', reason="needs the extra 'onnx'")
-    runtime = pytest.importorskip('onnxruntime', reason="needs the extra 'onnx'")
-    net = nn.HybridSequential()
-    net.add(BayesConv2D(4, 3, activation='relu'), nn.BatchNorm(), nn.MaxPool2D(), BayesDense(5, activation='tanh'),
-            BayesDense(3))
-    net.initialize(mx.init.Normal(0.5))
-    x = nd.random.normal(shape=(4, 2, 8, 8))
-    net(x)
-    plain = to_deterministic(net)
-    plain.hybridize()
-    plain(x)
-    plain.export(str(tmp_path / 'net'))
-    path = mx.onnx.export_model(str(tmp_path / 'net-symbol.json'), str(tmp_path / 'net-0000.params'), [x.shape],
-                                [np.float32], str(tmp_path / 'net.onnx'))
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    output, = session.run(None, {'data': x.asnumpy()})
-    np.testing.assert_allclose(output, net(x).asnumpy(), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.filterwarnings('ignore:Cannot decide type')
 def test_int8():
     from mxnet.contrib import quantization
