@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """An ONNX graph that grows by one node after the other."""
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, cast
 
 import numpy as np
 
@@ -152,7 +152,7 @@ class Graph:
     def filled(self, value: Any, shape: Shape, dtype: Any) -> str:
         """The name of a tensor of this shape that has one value everywhere."""
         if fixed(shape):
-            return self.constant(np.full(shape, value), dtype)
+            return self.constant(np.full(cast(Tuple[int, ...], shape), value), dtype)
         return self.add('Expand', self.constant(value, dtype), self.shape(shape))
 
     def finish(self, heads: Sequence[Array]) -> Any:
