@@ -405,7 +405,7 @@ def test_operators_that_are_not_known(path):
     for layer, what in (
             (nn.Conv2D(3, (2, 3), layout='NHWC', in_channels=6, prefix='odd_'),
              "Convolution with layout='NHWC' in odd_fwd"),
-            (nn.MaxPool2D(2, 4, ceil_mode=True, prefix='odd_'),
+            (nn.MaxPool2D(2, 3, ceil_mode=True, prefix='odd_'),
              'Pooling with a window that stands outside of its input in odd_fwd'),
             (nn.MaxPool2D(layout='NHWC', prefix='odd_'), "Pooling with layout='NHWC' in odd_fwd"),
             (Function(lambda F, x: F.Pooling(x, kernel=(2, 2), pool_type='lp', p_value=2), prefix='odd_'),
