@@ -29,6 +29,8 @@ def onnx_model(trace: Trace) -> Any:
     """
     graph = Graph(trace)
     for node in trace.nodes:
+        if node.op == 'Dropout':    # with another mode it is random, also of Parameters
+            node.require('mode', 'training')
         if node.op == 'null' or graph.fold(node, node.op in TRANSLATIONS or node.op in _SOURCES):
             continue
         if node.op not in TRANSLATIONS:

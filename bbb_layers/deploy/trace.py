@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
 
 from .sizes import Shape, at, fixed, joined
 
@@ -163,7 +164,8 @@ class Trace:
         # An operator that takes nothing, such as _zeros, needs an argument all the same to be run.
         symbol = mx.sym.Group([mx.sym.var('/'), self._internals[self._entries[array.key]]])
         values = [mx.nd.array(self.values[name], dtype=self.values[name].dtype) for name in symbol.list_inputs()[1:]]
-        return mx.nd.CachedOp(symbol)(mx.nd.zeros(1), *values)[1].asnumpy()
+        with autograd.pause():      # in predict mode
+            return mx.nd.CachedOp(symbol)(mx.nd.zeros(1), *values)[1].asnumpy()
 
 
 def _shapes_at(inputs, batch_size):

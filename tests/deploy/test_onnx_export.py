@@ -313,6 +313,30 @@ def test_arithmetic_of_np_arrays(path):
         mx.npx.reset_np()
 
 
+@pytest.mark.parametrize('mode', ['training', 'always'])
+def test_dropout_of_weights(mode, path):
+    """What depends on Parameters alone is computed at the export, in predict mode whichever mode is on."""
+    net = WithDropout(mode)
+    net.initialize(mx.init.Normal(1))
+    with autograd.train_mode():
+        if mode == 'always':
+            with pytest.raises(NotImplementedError, match="Dropout with mode='always' in odd_dropout0"):
+                export_onnx(net, path, (1, 4))
+            return
+        export_onnx(net, path, (1, 4))
+    assert_equal(path, net, batch((1, 4), 3))
+
+
+class WithDropout(gluon.HybridBlock):
+    def __init__(self, mode):
+        super().__init__(prefix='odd_')
+        self.mode = mode
+        self.table = self.params.get('table', shape=(4, 50))
+
+    def hybrid_forward(self, F, x, table):
+        return F.dot(x, F.Dropout(table, p=0.5, mode=self.mode))
+
+
 def test_file(path):
     net = ready(sequential(BayesDense(5), nn.Dropout(0.5), nn.Dense(3)), (1, 4))
     export_onnx(net, str(path), (8, 4))
@@ -405,7 +429,7 @@ def test_operators_that_are_not_known(path):
     for layer, what in (
             (nn.Conv2D(3, (2, 3), layout='NHWC', in_channels=6, prefix='odd_'),
              "Convolution with layout='NHWC' in odd_fwd"),
-            (nn.MaxPool2D(2, 4, ceil_mode=True, prefix='odd_'),
+            (nn.MaxPool2D(2, 3, ceil_mode=True, prefix='odd_'),
              'Pooling with a window that stands outside of its input in odd_fwd'),
             (nn.MaxPool2D(layout='NHWC', prefix='odd_'), "Pooling with layout='NHWC' in odd_fwd"),
             (Function(lambda F, x: F.Pooling(x, kernel=(2, 2), pool_type='lp', p_value=2), prefix='odd_'),

@@ -116,8 +116,8 @@ def _translate_adaptive_average_pooling(graph, node):
 
 @translates('Dropout')
 def _translate_dropout(graph, node):
-    node.require('mode', 'training')
-    node.get('p', 0.5)
+    for name in ('mode', 'p'):
+        node.get(name, None)
     node.get('axes', ())
     return graph.of(node.inputs[0])
 
