@@ -74,7 +74,7 @@ def _repair_array(module):
 
 
 def _repair_results(module):
-    """Functions of NumPy 2.0 return named tuples, such as numpy.linalg.qr; MXNet rebuilds only tuples and lists."""
+    """Functions such as numpy.linalg.qr return named tuples from NumPy 1.25 on; MXNet rebuilds only tuples and lists."""
     original = module._as_mx_np_array
 
     def _as_mx_np_array(object, ctx=None):
@@ -125,7 +125,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             if NUMPY_2 and module.__name__ in _TEXT_FOR_C:
                 vars(module)['str'] = Text
             loader.exec_module(module)
-            if NUMPY_2 and module.__name__ in _REPAIRS:
+            if module.__name__ in _REPAIRS:
                 _REPAIRS[module.__name__](module)
 
         loader_with_view = copy.copy(loader)
