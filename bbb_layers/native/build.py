@@ -91,7 +91,7 @@ def _compiler():
     raise BuildError(f'no C++ compiler among: {named or ", ".join(_COMPILERS)}')
 
 
-def _compiler_flags(version):
+def _flag_sets(version):
     """The sets of flags that this compiler may understand, the best one first."""
     # MXNet's wheel uses the system's libgomp. Clang would bring a second OpenMP library into the process.
     if 'clang' in version.lower():
@@ -113,7 +113,7 @@ def _includes():
 def _key(compiler, version, files):
     """A hash of everything that the library depends on; it does not depend on the folders that the files are in."""
     digest = hashlib.sha256()
-    for part in [mx.__version__, platform.machine(), version] + compiler + sum(_compiler_flags(version), []):
+    for part in [mx.__version__, platform.machine(), version] + compiler + sum(_flag_sets(version), []):
         digest.update(part.encode('utf-8') + b'\0')
     for file in sorted(_SOURCES.iterdir()) + files:
         if file.suffix in ('.h', '.cc'):
@@ -150,7 +150,7 @@ def _probe(command, folder):
 
 def _usable(compiler, version, folder):
     """The compiler with the best flags by which it makes a library that can be loaded."""
-    flags = _compiler_flags(version)
+    flags = _flag_sets(version)
     for attempt in flags:
         try:
             _probe(compiler + attempt, folder)

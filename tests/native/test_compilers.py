@@ -49,7 +49,7 @@ def program(request, tmp_path_factory):
         runner = ['qemu-aarch64']
     includes, _ = build._includes()
     includes = ['-isystem' if argument == '-I' else argument for argument in includes]
-    flags = build._compiler_flags(called(*command, '--version'))[-1] + ['-Wall', '-Wextra', '-Werror']
+    flags = build._flag_sets(called(*command, '--version'))[-1] + ['-Wall', '-Wextra', '-Werror']
     folder, objects = tmp_path_factory.mktemp('kernels'), {}
     for source in sorted(build._SOURCES.glob('*.cc')) + [Path(__file__).with_name('kernels.cc')]:
         objects[source.stem] = folder / f'{source.stem}.o'
