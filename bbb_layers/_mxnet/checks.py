@@ -97,13 +97,13 @@ def check_probabilities(name, value, axes):
     probs = check_array(name, value, axes)
     demand = f'{name} must be probabilities, not logits'
     if (probs < 0).any():
-        raise ValueError(f'{demand}: at least 0 (saw: {probs.min()!r})')
+        raise ValueError(f'{demand}: at least 0 (saw: {float(probs.min())})')
     # The sums of a float32 softmax are off by 3e-6 for 300,000 classes, those of a float16 softmax by 5e-3 for 10 to
     # 1,000 classes.
     sums = probs.sum(axis=-1)
     wrong = sums[~(abs(sums - 1) <= (2e-2 if value.dtype == np.float16 else 1e-3))]
     if wrong.size:
-        raise ValueError(f'{demand}: with sum 1 over the last axis (saw: {wrong[0]!r})')
+        raise ValueError(f'{demand}: with sum 1 over the last axis (saw: {float(wrong[0])})')
     return probs
 
 

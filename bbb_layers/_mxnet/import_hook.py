@@ -74,7 +74,7 @@ def _repair_array(module):
 
 
 def _repair_results(module):
-    """Functions such as numpy.linalg.qr return named tuples from NumPy 1.25 on; MXNet rebuilds only tuples and lists."""
+    """From NumPy 1.25 on, numpy.linalg.qr and others return named tuples; MXNet rebuilds only tuples and lists."""
     original = module._as_mx_np_array
 
     def _as_mx_np_array(object, ctx=None):

@@ -93,7 +93,7 @@ class _ClassMetric(EpochMetric):
         largest = preds.max(axis=-1)
         if np.isinf(largest).any():
             raise ValueError('preds must be logits of which the largest of each example is finite '
-                             f'(saw: {largest[np.isinf(largest)][0]!r})')
+                             f'(saw: {float(largest[np.isinf(largest)][0])})')
         if not {preds.shape[:-1], preds.shape[1:-1]} & _shapes(labels):
             raise ValueError(f'preds must have the shape of labels, {labels.shape}, and an axis of classes after it; '
                              f'before it, it may have one of draws (saw: shape {preds.shape})')
@@ -322,7 +322,7 @@ def _classes(labels, num_classes):
     """``labels`` as integers, shape (n,)."""
     wrong = labels[(labels != np.floor(labels)) | (labels < 0) | (labels >= num_classes)]
     if wrong.size:
-        raise ValueError(f'labels must be whole numbers from 0 to {num_classes - 1} (saw: {wrong[0]!r})')
+        raise ValueError(f'labels must be whole numbers from 0 to {num_classes - 1} (saw: {float(wrong[0])})')
     return labels.astype(np.int64).ravel()
 
 

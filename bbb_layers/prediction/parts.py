@@ -131,7 +131,7 @@ def gaussian_uncertainty(mean: Array, variance: Union[Array, float]) -> Uncertai
             raise ValueError(f'variance must be a number or have the shape of mean, {means.shape} '
                              f'(saw: shape {variances.shape})')
         if (variances < 0).any():
-            raise ValueError(f'variance must be at least 0 (saw: {variances.min()!r})')
+            raise ValueError(f'variance must be at least 0 (saw: {float(variances.min())})')
     else:
         variances = np.full_like(means, check_positive('variance', variance))
     aleatoric, epistemic = variances.mean(axis=0), means.var(axis=0)
@@ -188,7 +188,7 @@ def _entropy(probs):
 def _finite(name, value, axes):
     array = check_array(name, value, axes)
     if not np.isfinite(array).all():
-        raise ValueError(f'{name} must be finite (saw: {array[~np.isfinite(array)][0]!r})')
+        raise ValueError(f'{name} must be finite (saw: {float(array[~np.isfinite(array)][0])})')
     return array
 
 

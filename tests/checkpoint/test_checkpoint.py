@@ -169,10 +169,10 @@ def test_on_several_contexts(tmp_path, mode):
     for each in (run, other):
         each.step(1)
     first, second = run.values(), other.values()
-    for name in first:
+    for name in (name for name in first if 'running' not in name):
         for a, b in zip(first[name], second[name]):
             # The noise differs, since contexts draw in no order; the states are the same.
-            np.testing.assert_allclose(a, b, atol=0.003 if 'running' not in name else np.inf)
+            np.testing.assert_allclose(a, b, atol=0.003)
     assert run.trainer._optimizer._all_index_update_counts == other.trainer._optimizer._all_index_update_counts
 
 
@@ -678,7 +678,7 @@ def test_numpy_numbers(tmp_path):
     run.save(path, nll=np.float32(0.5), count=np.int32(3), right=np.bool_(True), all=[np.float64(1)])
     facts = other.load(path)
     assert facts == {'nll': 0.5, 'count': 3, 'right': True, 'all': [1.]} and facts['right'] is True
-    assert repr(vars(run.trainer.optimizer.lr_scheduler)) == repr(vars(other.trainer.optimizer.lr_scheduler))
+    assert vars(run.trainer.optimizer.lr_scheduler) == vars(other.trainer.optimizer.lr_scheduler)
     assert same(run.steps(3, 4, 5).values(), other.steps(3, 4, 5).values())
 
 
