@@ -92,12 +92,12 @@ class Row:
         found = json.loads(done.stdout)
         return {name: found.get(name, '') for name in ['numpy', *NEIGHBOURS]}
 
-    def test(self, files: List[str]) -> Dict[str, int]:
+    def test(self, *arguments: str) -> Dict[str, int]:
         """How many of the tests passed, failed, and were skipped."""
         report = self.path('.xml')
         report.unlink(missing_ok=True)
         with open(self.path('.txt'), 'w', encoding='utf-8') as log:
-            self.run('-m', 'pytest', '-q', '-n', 'auto', f'--junitxml={report}', *files, stdout=log,
+            self.run('-m', 'pytest', '-q', '-n', 'auto', f'--junitxml={report}', *arguments, stdout=log,
                      stderr=subprocess.STDOUT)
         if not report.is_file():
             sys.exit(f'{self.name}: pytest ended without a report; see {self.path(".txt")}')
@@ -138,7 +138,7 @@ def whole_suite(names: List[str]) -> bool:
         result = row.path('.json')
         if not result.is_file() and need(row.python, found):
             row.make(found[row.python])
-            counts = {**row.versions(), **row.test([])}
+            counts = {**row.versions(), **row.test()}
             result.write_text(json.dumps(counts))
             print(f'Python {row.python}, NumPy {counts["numpy"]}: {counts["passed"]} passed, '
                   f'{counts["failed"]} failed, {counts["skipped"]} skipped', flush=True)
@@ -154,7 +154,7 @@ def smoke() -> bool:
     for version in dict.fromkeys([*list(found)[:1], *list(found)[-1:]]):
         row = Row(version, '2' if version in WITHOUT_MXNET else '1')
         row.make(found[version])
-        counts = row.test(SMOKE)
+        counts = row.test('-m', 'not slow and not costly', *SMOKE)
         print(f'Python {version}, NumPy {row.versions()["numpy"]}: smoke tests: {counts["passed"]} passed, '
               f'{counts["failed"]} failed, {counts["skipped"]} skipped', flush=True)
         if counts['failed']:
