@@ -10,6 +10,7 @@ program imports bbb_layers before mxnet. MXNet can still come first if it works 
 """
 import builtins
 import copy
+import functools
 import importlib.abc
 import importlib.util
 import re
@@ -54,23 +55,33 @@ def _mxnets_builtins() -> Dict[str, Any]:
     return {**vars(builtins), '__import__': import_}
 
 
-def _repair_array(module):
-    """A number that does not fit into the dtype is told, where MXNet says 'source_array must be array like object'."""
-    original = module.array
+def _tells_overflow(function, argument):
+    """``function`` with an error that tells of numbers out of range, which NumPy 2 does not let wrap around.
 
-    def array(source_array, ctx=None, dtype=None):
+    MXNet answers every error of NumPy with a TypeError such as 'source_array must be array like object'.
+    """
+    @functools.wraps(function)
+    def telling(*args, **kwargs):
         try:
-            return original(source_array, ctx, dtype)
+            return function(*args, **kwargs)
         except TypeError as error:
-            # The exception during whose handling MXNet raised its own. NumPy 2 does not wrap numbers around.
-            if isinstance(error.__context__, OverflowError):
-                raise OverflowError(f'source_array must have numbers within the range of dtype '
-                                    f'{numpy.dtype(dtype).name} ({error.__context__}; '
-                                    f'numpy is {numpy.__version__})') from None
-            raise
+            reason = error.__context__      # the exception during whose handling MXNet raised its own
+            if not isinstance(reason, OverflowError):
+                raise
+            reason = reason.__cause__ or reason     # NumPy's own, where one such function calls another
+            raise OverflowError(f'{argument} must have numbers within the range of its dtype (saw: {reason}; '
+                                f'numpy is {numpy.__version__})') from reason
 
-    array.__doc__ = original.__doc__
-    module.array = array
+    return telling
+
+
+def _repair_dense_arrays(module):
+    module.array = _tells_overflow(module.array, 'source_array')
+    module.NDArray._prepare_value_nd = _tells_overflow(module.NDArray._prepare_value_nd, 'value')
+
+
+def _repair_sparse_arrays(module):
+    module._prepare_src_array = _tells_overflow(module._prepare_src_array, 'values')
 
 
 def _repair_results(module):
@@ -93,7 +104,8 @@ def _repair_records(module):
 
 #: Module of MXNet -> what is done to it once it has been loaded.
 _REPAIRS: Dict[str, Callable[[types.ModuleType], None]] = {
-    'mxnet.ndarray.ndarray': _repair_array,
+    'mxnet.ndarray.ndarray': _repair_dense_arrays,
+    'mxnet.ndarray.sparse': _repair_sparse_arrays,
     'mxnet.numpy.multiarray': _repair_results,
     'mxnet.recordio': _repair_records,
 }

@@ -223,12 +223,26 @@ def test_text_for_cpp_code_is_plain_text():
 @pytest.mark.skipif(not NUMPY_2, reason='NumPy below 2 lets integers wrap around')
 @pytest.mark.parametrize('value, dtype', [(300, 'uint8'), (-1, np.uint8), (2 ** 40, 'int32')])
 def test_a_number_out_of_range_is_told(value, dtype):
-    with pytest.raises(OverflowError, match=f'source_array must have numbers within the range of dtype '
-                                            f'{np.dtype(dtype).name} .*{value}'):
+    with pytest.raises(OverflowError, match=rf'^source_array must have .* \(saw: .*{value}.*{np.dtype(dtype).name}'):
         nd.array([value], dtype=dtype)
+    with pytest.raises(OverflowError, match=rf'^values must have numbers .* \(saw: .*{value}.*{np.dtype(dtype).name}'):
+        nd.sparse.csr_matrix(([value], [0], [0, 1]), shape=(1, 2), dtype=dtype)
+    x = nd.array([7, 8], dtype=dtype)
+    with pytest.raises(OverflowError, match=rf'^value must have numbers .* \(saw: .*{value}.*{np.dtype(dtype).name}'):
+        x[0:1] = [value]
+    assert x.asnumpy().tolist() == [7, 8]
+
+
+def test_a_number_beyond_all_floats_is_told():
+    with pytest.raises(OverflowError, match='^source_array must have numbers within the range .*too large'):
+        nd.array([10 ** 400])
+
+
+def test_what_is_no_array_has_mxnets_own_error():
     with pytest.raises(TypeError, match='source_array must be array like object'):
         nd.array(['x'])
-    assert nd.array([7], dtype=dtype).asscalar() == 7
+    with pytest.raises(TypeError, match='does not support assignment with non-array-like object'):
+        nd.zeros((2,))[0:1] = ['x']
 
 
 def test_results_that_are_named_tuples():
@@ -351,8 +365,11 @@ def test_loaders_stay_what_they_are():
 
 def test_what_there_is_to_repair_is_still_there():
     """If MXNet's code were another, the repairs would do nothing, and nobody would know."""
-    assert import_hook._REPAIRS.keys() == {'mxnet.ndarray.ndarray', 'mxnet.numpy.multiarray', 'mxnet.recordio'}
+    assert import_hook._REPAIRS.keys() == {
+        'mxnet.ndarray.ndarray', 'mxnet.ndarray.sparse', 'mxnet.numpy.multiarray', 'mxnet.recordio'}
     for name, text in [('mxnet.ndarray.ndarray', "raise TypeError('source_array must be array like object')"),
+                       ('mxnet.ndarray.ndarray', 'does not support assignment with non-array-like '),
+                       ('mxnet.ndarray.sparse', "raise TypeError('values must be array like object')"),
                        ('mxnet.numpy.multiarray', 'return object.__class__(tmp)'), ('mxnet.recordio', '.tostring()'),
                        ('mxnet.symbol.symbol', "attr['__shape__'] = str(shape)"),
                        *[(f'mxnet._ctypes.{each}', '[str(') for each in ('ndarray', 'symbol')],
