@@ -156,7 +156,7 @@ def _install():
         return
     if importlib.util.find_spec('mxnet') is None:
         raise ImportError('bbb_layers needs MXNet 1.9.1, which is not installed: pip install --no-deps mxnet==1.9.1, '
-                          'then pip install . in the folder of bbb_layers, which installs all else')
+                          'and pip install . in the folder of bbb_layers if that was not done yet')
     # What an import of MXNet has left behind that failed, for want of the hook.
     for name in [name for name in sys.modules if name.startswith('mxnet.')]:
         del sys.modules[name]

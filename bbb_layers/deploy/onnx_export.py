@@ -6,6 +6,7 @@ from typing import Sequence, Union
 
 import mxnet as mx
 from mxnet.gluon import Block, HybridBlock
+from mxnet.gluon.parameter import DeferredInitializationError
 
 from .._mxnet.arrays import classic, gluon_kind, value_of
 from .._mxnet.checks import check_count, check_dtype
@@ -95,9 +96,7 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     except ImportError as error:
         raise ImportError("export_onnx needs the package onnx, which is missing (saw: "
                           f"{error}): pip install '.[onnx]'") from error
-    for block in walk(net):
-        for param in own_parameters(block):
-            param.list_data()       # raises an error if it is not initialized
+    _check_initialized(net)
     plain = to_deterministic(net) if posterior_parameters(net) else copy_block(net, {})
     names = ['data'] if len(shapes) == 1 else [f'data{number}' for number in range(len(shapes))]
     values = _values(plain, names)
@@ -121,6 +120,20 @@ def _check_net(net):
         if isinstance(block, SparseDense):
             raise TypeError(f'net must hold no SparseDense, as ONNX has no sparse products (saw: {block.name}): export '
                             'the network before to_sparse')
+
+
+def _check_initialized(net):
+    for block in walk(net):
+        for param in own_parameters(block):
+            try:
+                param.list_data()
+            except DeferredInitializationError as error:
+                raise DeferredInitializationError(
+                    f'net must know the shapes of its Parameters (saw: {param.name} of shape {param.shape}): call it '
+                    'once with an input') from error
+            except RuntimeError as error:
+                raise RuntimeError(f'net must be initialized (saw: {param.name} without values): call '
+                                   'net.initialize(), or load its Parameters') from error
 
 
 def _flat_shapes(shapes):

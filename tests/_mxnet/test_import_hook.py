@@ -378,7 +378,8 @@ def test_what_there_is_to_repair_is_still_there():
 
 
 @pytest.mark.parametrize('missing, words', [
-    ('mxnet', r'bbb_layers needs MXNet 1\.9\.1, which is not installed: pip install --no-deps mxnet==1\.9\.1, then '),
+    ('mxnet', r'bbb_layers needs MXNet 1\.9\.1, which is not installed: pip install --no-deps mxnet==1\.9\.1, and pip '
+              r'install \. in '),
     ('numpy', r'bbb_layers needs NumPy, which is not installed: pip install numpy')])
 def test_names_the_command_for_what_is_not_installed(missing, words):
     done = run(f'''
