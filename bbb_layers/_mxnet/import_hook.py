@@ -102,6 +102,20 @@ def _repair_records(module):
     exec(compile(source.replace('.tostring()', '.tobytes()'), module.__file__, 'exec'), vars(module))
 
 
+def _repair_metrics(module):
+    """Metrics keep their sums in float64, as with NumPy 1, where a Python float plus a float32 was a float64.
+
+    With NumPy 2 it is a float32, in which the sum over many batches loses digits, or in float16 even stands still.
+    """
+    def __setattr__(self, name, value):
+        if name in ('sum_metric', 'global_sum_metric', 'num_inst', 'global_num_inst') and isinstance(
+                value, (float, numpy.floating)):
+            value = numpy.float64(value)
+        object.__setattr__(self, name, value)
+
+    module.EvalMetric.__setattr__ = __setattr__
+
+
 #: Module of MXNet -> what is done to it once it has been loaded.
 _REPAIRS: Dict[str, Callable[[types.ModuleType], None]] = {
     'mxnet.ndarray.ndarray': _repair_dense_arrays,
@@ -109,6 +123,8 @@ _REPAIRS: Dict[str, Callable[[types.ModuleType], None]] = {
     'mxnet.numpy.multiarray': _repair_results,
     'mxnet.recordio': _repair_records,
 }
+if NUMPY_2:
+    _REPAIRS['mxnet.metric'] = _repair_metrics
 #: Modules whose ``str(shape)`` is read by C++ code.
 _TEXT_FOR_C = ('mxnet._ctypes.ndarray', 'mxnet._ctypes.symbol', 'mxnet.io.io', 'mxnet.symbol.symbol')
 

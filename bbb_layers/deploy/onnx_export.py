@@ -93,6 +93,7 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     _check_path(path, overwrite)
     try:
         import onnx.checker
+        import onnx.shape_inference
     except ImportError as error:
         raise ImportError("export_onnx needs the package onnx, which is missing (saw: "
                           f"{error}): pip install '.[onnx]'") from error
@@ -107,7 +108,11 @@ def export_onnx(net: Block, path: Path, *input_shapes: Sequence, dtypes: Union[s
     if model.ByteSize() > _LARGEST:
         raise ValueError(f'net must fit into a file of 2 GB (saw: {model.ByteSize()} bytes)')
     content = model.SerializeToString()
-    onnx.checker.check_model(content, full_check=True)
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise NotImplementedError('net must consist of operators that ONNX has for the types of their inputs (saw: '
+                                  f'{error})') from None
     write_atomically(path, content)
 
 

@@ -414,6 +414,24 @@ def test_existing_files(path, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize('function, dtype', [(lambda F, x: F.exp(x), 'int32'), (lambda F, x: x + 1, 'int8')])
+def test_an_operator_that_onnx_lacks_for_a_type(path, function, dtype):
+    path.write_bytes(b'old')
+    with pytest.raises(NotImplementedError, match=f'(?s)types of their inputs .*{dtype}'):
+        export_onnx(Function(function), path, (1, 4), dtypes=dtype, overwrite=True)
+    assert path.read_bytes() == b'old'
+
+
+def test_batch_norm_with_the_channels_on_the_first_axis(path):
+    net = nn.BatchNorm(axis=0, in_channels=3, running_mean_initializer='uniform', gamma_initializer='uniform')
+    net.initialize()
+    with pytest.raises(ValueError, match='one mean for each entry of the batch axis'):
+        export_onnx(net, path, (3, 4, 5))
+    export_onnx(net, path, (3, None, 5))
+    for batch_size in (1, 2, 7):
+        assert_equal(path, net, batch((batch_size, 3, 5), batch_size).swapaxes(0, 1))
+
+
 def test_operators_that_are_not_known(path):
     for function, what in (
             (lambda F, x: F.topk(x), 'topk in odd_topk0'),
@@ -422,6 +440,8 @@ def test_operators_that_are_not_known(path):
             (lambda F, x: F.softmax(x, F.sum(x, axis=1), use_length=True), 'softmax with use_length=True in odd_soft'),
             (lambda F, x: F.LeakyReLU(x, act_type='rrelu')[0], 'LeakyReLU with act_type=rrelu in odd_leakyrelu0'),
             (lambda F, x: F.take(x, F.zeros((1,)), mode='wrap'), "take with mode='wrap' in odd_take0"),
+            (lambda F, x: F.clip(x, 2, 1), r'clip with a_min=2(\.0)? above a_max=1(\.0)? in odd_clip0'),
+            (lambda F, x: F.norm(F.cast(x, 'int32'), axis=1), 'norm with an input of type int32 in odd_norm0'),
             (lambda F, x: F.norm(x, ord=1, out_dtype='float64'), "norm with out_dtype='float64' in odd_norm0")):
         with pytest.raises(NotImplementedError, match=rf'operators that export_onnx knows \(saw: {what}'):
             export_onnx(Function(function, prefix='odd_'), path, (1, 4))
@@ -471,7 +491,7 @@ def test_bad_networks(path):
     assert_exports(trained, path, x.shape)
     with pytest.raises(TypeError, match='MonteCarlo'):
         export_onnx(MonteCarlo(trained, 3), path, x.shape, overwrite=True)
-    with pytest.raises(RuntimeError, match=r'^net must be initialized \(saw: .*_weight without values\): call net.init'):
+    with pytest.raises(RuntimeError, match=r'^net must be initialized \(saw: .*_weight without values\): call '):
         export_onnx(nn.Dense(3, in_units=4), path, (1, 4), overwrite=True)
     for layer in nn.Dense(3), BayesDense(3):
         layer.initialize()

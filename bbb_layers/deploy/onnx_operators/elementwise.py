@@ -126,6 +126,9 @@ def _translate_log_with_base(graph, node):
 def _translate_clip(graph, node):
     dtype = node.inputs[0].dtype
     bounds = [node.get('a_min', None), node.get('a_max', None)]
+    if None not in bounds and bounds[0] > bounds[1]:
+        # MXNet takes a_min where x is below it, and ONNX takes a_max for every x.
+        node.refuse(f'a_min={bounds[0]} above a_max={bounds[1]}')
     return graph.add('Clip', graph.of(node.inputs[0]), *(
         '' if bound is None else graph.constant(bound, dtype) for bound in bounds))
 

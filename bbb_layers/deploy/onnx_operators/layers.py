@@ -127,15 +127,16 @@ def _translate_batch_norm(graph, node):
     node.require('output_mean_var', False)
     data, gamma = node.inputs[:2]
     axis = node.get('axis', 1) % data.ndim
+    if isinstance(data.shape[axis], Linear):
+        node.refuse_batch('it has one mean for each entry of the batch axis')
     eps = float(node.get('eps', 1e-3))
     x, (scale, shift, mean, variance) = graph.of(data), map(graph.of, node.inputs[1:])
     if node.get('fix_gamma', True):
         scale = graph.constant(np.ones(gamma.shape), gamma.dtype)
     order = list(range(data.ndim))
-    order[1:axis + 1] = [axis] + order[1:axis]      # the channels come to axis 1
+    order.remove(axis)
+    order.insert(1, axis)       # the channels come to axis 1
     moved = axis != 1
-    if axis == 0:
-        order = [1, 0] + order[2:]
     if moved:
         x = graph.add('Transpose', x, perm=order)
     # The statistics stay float32 in a float16 network.

@@ -37,6 +37,8 @@ def _translate_reduce(graph, node):
 def _translate_norm(graph, node):
     node.require('out_dtype', None)
     node.require('ord', 2, 1)
+    if node.inputs[0].dtype.kind != 'f':        # MXNet rounds between the steps
+        node.refuse(f'an input of type {node.inputs[0].dtype}')
     return _reduced(graph, node, 'ReduceL1' if node.get('ord', 2) == 1 else 'ReduceL2')
 
 
