@@ -168,6 +168,8 @@ def test_removed_functions(name, argument, value):
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_in1d():
     assert mx.ndarray.ndarray.np.in1d([1, 2], [2, 3]).tolist() == [False, True]
+    assert mx.ndarray.ndarray.np.in1d(ar1=[[1, 2], [3, 4]], ar2=[2, 3], invert=True).tolist() == [
+        True, False, False, True]       # numpy.isin would keep the two axes
 
 
 @pytest.mark.parametrize('old, new', [('product', 'prod'), ('sometrue', 'any'), ('alltrue', 'all'),
