@@ -122,6 +122,18 @@ def test_pooling(layer, size, pad, ceil, path):
     assert_exports(sequential(layer(3, 2, pad, ceil_mode=ceil)), path, (1, 2, size, 9))
 
 
+def test_batch_norm_with_the_defaults_of_the_operator(path):
+    layer = nn.BatchNorm()
+    layer._kwargs.clear()       # such as eps, which Gluon always hands over, with a default of its own
+    assert_exports(ready(layer, (1, 4, 5)), path, (1, 4, 5))
+
+
+def test_batch_norm_over_the_first_axis(path):
+    net = ready(nn.BatchNorm(axis=0), (3, 4, 5))
+    export_onnx(net, path, (3, 4, 5), dynamic_batch=False)
+    assert_equal(path, net, batch((3, 4, 5), 3))
+
+
 class Several(gluon.HybridBlock):
     """Two inputs, and as outputs: a sum, twice the same array, an input, a Parameter, and a list."""
 

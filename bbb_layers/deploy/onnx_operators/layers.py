@@ -132,10 +132,8 @@ def _translate_batch_norm(graph, node):
     if node.get('fix_gamma', True):
         scale = graph.constant(np.ones(gamma.shape), gamma.dtype)
     order = list(range(data.ndim))
-    order[1:axis + 1] = [axis] + order[1:axis]      # the channels come to axis 1
+    order.insert(1, order.pop(axis))        # the channels come to axis 1
     moved = axis != 1
-    if axis == 0:
-        order = [1, 0] + order[2:]
     if moved:
         x = graph.add('Transpose', x, perm=order)
     # The statistics stay float32 in a float16 network.
