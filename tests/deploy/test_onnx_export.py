@@ -226,6 +226,12 @@ def test_float64(build, path):
     assert_exports(ready(net, (1, 4), dtypes=['float64']), path, (1, 4), dtypes=['float64'], rtol=1e-12)
 
 
+def test_constants_with_the_same_bytes(path):
+    """The number 0 of int64, for the limits of an index, and of float64 are two constants."""
+    net = Function(lambda F, x: F.take(F.arange(1, 5, dtype='float64'), x) + (x > 0))
+    assert_exports(net, path, (1, 4), dtypes=['float64'])
+
+
 def test_float16(path):
     net = sequential(nn.Embedding(4, 5), nn.HybridLambda(lambda F, x: F.tanh(x) * 2.5), nn.BatchNorm(axis=-1))
     net.cast('float16')
@@ -364,6 +370,12 @@ def test_file(path):
         assert described.name == name and [dims[0].dim_param, dims[1].dim_value] == ['batch_size', size]
 
 
+def test_only_the_batch_size_itself_has_its_name(path):
+    export_onnx(Function(lambda F, x: (x, F.concat(x, x, dim=0))), path, (1, 4))
+    names = [output.type.tensor_type.shape.dim[0].dim_param for output in onnx.load(str(path)).graph.output]
+    assert names[0] == 'batch_size' and names[1] != 'batch_size'
+
+
 def test_one_batch_size(path):
     net = ready(nn.Dense(3), (1, 4))
     export_onnx(net, path, (5, 4), dynamic_batch=False)
@@ -424,6 +436,16 @@ def test_existing_files(path, tmp_path):
     with pytest.raises(FileNotFoundError, match='path must be in a folder that exists'):
         export_onnx(net, tmp_path / 'none' / 'net.onnx', (1, 4))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_link_that_leads_nowhere_exists(path, tmp_path):
+    net = ready(nn.Dense(3), (1, 4))
+    path.symlink_to(tmp_path / 'target')
+    with pytest.raises(FileExistsError, match='path must not exist, unless overwrite is True'):
+        export_onnx(net, path, (1, 4))
+    assert not path.exists()
+    export_onnx(net, path, (1, 4), overwrite=True)
+    assert path.is_symlink() and (tmp_path / 'target').is_file()
 
 
 def test_operators_that_are_not_known(path):
