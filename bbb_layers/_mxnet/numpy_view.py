@@ -22,7 +22,7 @@ _VALUES = {'bool': bool, 'int': int, 'float': float, 'object': object, 'PZERO': 
            'NINF': -numpy.inf, 'Inf': numpy.inf, 'NAN': numpy.nan, 'NaN': numpy.nan}
 #: Removed function -> the name of the function that does the same.
 _RENAMED = {'alltrue': 'all', 'sometrue': 'any', 'product': 'prod', 'cumproduct': 'cumprod', 'round_': 'round',
-            'in1d': 'isin', 'trapz': 'trapezoid', 'row_stack': 'vstack'}
+            'trapz': 'trapezoid', 'row_stack': 'vstack'}
 #: Functions that NumPy removed without a successor. ``mxnet.numpy`` offers them under the same names.
 _REMOVED = ['mirr', 'npv', 'pmt', 'ppmt', 'pv', 'rate']
 
@@ -63,6 +63,7 @@ def _old_names() -> Dict[str, Any]:
         if hasattr(numpy, successor):       # numpy.trapezoid came with NumPy 2
             names[name] = _own_function(name, getattr(numpy, successor))
     names['msort'] = _own_function('msort', functools.partial(numpy.sort, axis=0))
+    names['in1d'] = _own_function('in1d', _in1d)
     names['compat'] = types.SimpleNamespace(basestring=str)
     names.update((name, _removed(name)) for name in _REMOVED)
     return names
@@ -79,6 +80,11 @@ def _own_function(name: str, successor: Callable) -> Callable:
 
     function.__name__ = function.__qualname__ = name
     return function
+
+
+def _in1d(ar1: Any, ar2: Any, *args: Any, **kwargs: Any) -> Any:
+    """``numpy.isin`` keeps the axes of its first argument, and ``in1d`` did not."""
+    return numpy.isin(ar1, ar2, *args, **kwargs).ravel()
 
 
 def _removed(name: str) -> Callable:

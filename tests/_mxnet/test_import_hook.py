@@ -6,6 +6,7 @@ import inspect
 import pickle
 import pkgutil
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -102,8 +103,18 @@ def test_only_mxnet_sees_the_view():
     assert view.bool is bool and view.__version__ == np.__version__ and view.sum is np.sum
     assert 'ndarray' in dir(view) and 'alltrue' in dir(view)
     assert mx.np.bool is bool
+    # What NumPy still has is NumPy's own: MXNet's tables have the functions as keys.
+    assert [name for name, value in vars(np).items() if getattr(view, name, None) is not value and name not in (
+        '__getattr__', '__dir__', 'bool', 'core')] == []
     with pytest.raises(AttributeError, match="'no_such_name'"):
         view.no_such_name   # noqa: B018, reading is what is tested
+
+
+def test_packages_with_a_similar_name_get_numpy_itself(tmp_path, monkeypatch):
+    script(tmp_path, 'mxnet_like.py', 'import numpy\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.import_module('mxnet_like').numpy is np
+    del sys.modules['mxnet_like']
 
 
 @pytest.mark.filterwarnings('ignore:.*invalid escape sequence')
@@ -168,6 +179,8 @@ def test_removed_functions(name, argument, value):
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_in1d():
     assert mx.ndarray.ndarray.np.in1d([1, 2], [2, 3]).tolist() == [False, True]
+    assert mx.ndarray.ndarray.np.in1d(ar1=[[1, 2], [3, 4]], ar2=[2, 3], invert=True).tolist() == [
+        True, False, False, True]       # numpy.isin would keep the two axes
 
 
 @pytest.mark.parametrize('old, new', [('product', 'prod'), ('sometrue', 'any'), ('alltrue', 'all'),
@@ -175,7 +188,8 @@ def test_in1d():
 def test_removed_functions_are_no_second_keys_of_the_functions_that_stay(old, new):
     table = mx.numpy_dispatch_protocol._NUMPY_ARRAY_FUNCTION_DICT
     if NUMPY_2:
-        assert getattr(mx.ndarray.ndarray.np, old) is not getattr(np, new)
+        function = getattr(mx.ndarray.ndarray.np, old)
+        assert function is not getattr(np, new) and function.__name__ == old
     if old not in vars(np) and getattr(np, new) in table:
         assert table[getattr(np, new)] is getattr(mx.np, new)
 
@@ -245,10 +259,18 @@ def test_what_is_no_array_has_mxnets_own_error():
         nd.zeros((2,))[0:1] = ['x']
 
 
+def test_arrays_on_another_device():
+    assert nd.array([7], ctx=mx.cpu(1)).context == mx.cpu(1)
+
+
 def test_results_that_are_named_tuples():
     matrix = np.array([[2., 1.], [1., 3.]])
-    q, r = np.linalg.qr(mx.np.array(matrix))
+    result = np.linalg.qr(mx.np.array(matrix, ctx=mx.cpu(1)))
+    assert type(result) is type(np.linalg.qr(matrix))       # from NumPy 1.25 on, with the names Q and R
+    q, r = result
     assert isinstance(q, mx.np.ndarray) and isinstance(r, mx.np.ndarray)
+    if type(result) is not tuple:       # of a plain tuple, MXNet itself forgets the device
+        assert q.ctx == r.ctx == mx.cpu(1)
     np.testing.assert_allclose((q @ r).asnumpy(), matrix, rtol=1e-5)
 
 
@@ -256,6 +278,7 @@ def test_a_record_with_several_labels():
     header = mx.recordio.IRHeader(0, [1., 2., 3.], 7, 0)
     unpacked, content = mx.recordio.unpack(mx.recordio.pack(header, b'content'))
     assert unpacked.label.tolist() == [1., 2., 3.] and unpacked.id == 7 and content == b'content'
+    assert 'tobytes' in mx.recordio.pack_img.__code__.co_names      # it runs with OpenCV only
 
 
 @pytest.mark.parametrize('dtype, value', [('float16', 1.099609375), ('float32', 1.10000002384185791015625)])

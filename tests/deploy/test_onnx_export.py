@@ -122,6 +122,18 @@ def test_pooling(layer, size, pad, ceil, path):
     assert_exports(sequential(layer(3, 2, pad, ceil_mode=ceil)), path, (1, 2, size, 9))
 
 
+def test_batch_norm_with_the_defaults_of_the_operator(path):
+    layer = nn.BatchNorm()
+    layer._kwargs.clear()       # such as eps, which Gluon always hands over, with a default of its own
+    assert_exports(ready(layer, (1, 4, 5)), path, (1, 4, 5))
+
+
+def test_batch_norm_over_the_first_axis(path):
+    net = ready(nn.BatchNorm(axis=0), (3, 4, 5))
+    export_onnx(net, path, (3, 4, 5), dynamic_batch=False)
+    assert_equal(path, net, batch((3, 4, 5), 3))
+
+
 class Several(gluon.HybridBlock):
     """Two inputs, and as outputs: a sum, twice the same array, an input, a Parameter, and a list."""
 
@@ -212,6 +224,12 @@ def test_float64(build, path):
     net = build()
     net.cast('float64')
     assert_exports(ready(net, (1, 4), dtypes=['float64']), path, (1, 4), dtypes=['float64'], rtol=1e-12)
+
+
+def test_constants_with_the_same_bytes(path):
+    """The number 0 of int64, for the limits of an index, and of float64 are two constants."""
+    net = Function(lambda F, x: F.take(F.arange(1, 5, dtype='float64'), x) + (x > 0))
+    assert_exports(net, path, (1, 4), dtypes=['float64'])
 
 
 def test_float16(path):
@@ -352,6 +370,12 @@ def test_file(path):
         assert described.name == name and [dims[0].dim_param, dims[1].dim_value] == ['batch_size', size]
 
 
+def test_only_the_batch_size_itself_has_its_name(path):
+    export_onnx(Function(lambda F, x: (x, F.concat(x, x, dim=0))), path, (1, 4))
+    names = [output.type.tensor_type.shape.dim[0].dim_param for output in onnx.load(str(path)).graph.output]
+    assert names[0] == 'batch_size' and names[1] != 'batch_size'
+
+
 def test_one_batch_size(path):
     net = ready(nn.Dense(3), (1, 4))
     export_onnx(net, path, (5, 4), dynamic_batch=False)
@@ -430,6 +454,16 @@ def test_batch_norm_with_the_channels_on_the_first_axis(path):
     export_onnx(net, path, (3, None, 5))
     for batch_size in (1, 2, 7):
         assert_equal(path, net, batch((batch_size, 3, 5), batch_size).swapaxes(0, 1))
+
+
+def test_a_link_that_leads_nowhere_exists(path, tmp_path):
+    net = ready(nn.Dense(3), (1, 4))
+    path.symlink_to(tmp_path / 'target')
+    with pytest.raises(FileExistsError, match='path must not exist, unless overwrite is True'):
+        export_onnx(net, path, (1, 4))
+    assert not path.exists()
+    export_onnx(net, path, (1, 4), overwrite=True)
+    assert path.is_symlink() and (tmp_path / 'target').is_file()
 
 
 def test_operators_that_are_not_known(path):

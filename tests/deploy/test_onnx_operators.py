@@ -93,6 +93,7 @@ OPERATORS.update({
     'SoftmaxActivation, channel': (lambda F, x: F.SoftmaxActivation(x, mode='channel'), IMAGE),
     **{f'L2Normalization {mode}': ((lambda F, x, mode=mode: F.L2Normalization(x, mode=mode)), IMAGE)
        for mode in ('instance', 'channel', 'spatial')},
+    'InstanceNorm with defaults': (lambda F, x: F.InstanceNorm(x, F.ones(4), F.zeros(4)), IMAGE),
     'LRN': (lambda F, x: F.LRN(x, nsize=3, alpha=0.1, knorm=1.5), IMAGE),
     'LRN with defaults': (lambda F, x: F.LRN(x, nsize=3), IMAGE),
     # shapes

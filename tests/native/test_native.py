@@ -1,9 +1,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import ctypes
+import hashlib
 import os
 import re
 import shutil
+import subprocess
 import sys
+import types
 from pathlib import Path
 
 import mxnet as mx
@@ -136,6 +139,7 @@ def test_cache(compiler, tmp_path):
     assert '--an-argument' in call and '-O3' in call and '-fopenmp' in call
     assert 'native' not in call.split('-march=')[1:] and 'fast-math' not in call
     first, = cache.iterdir()
+    assert cache.stat().st_mode & 0o077 == 0        # nobody else can put a library there
     content = first.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
@@ -312,6 +316,36 @@ def test_a_library_is_named_after_all_that_it_is_made_from(monkeypatch, tmp_path
             patch.setattr(thing, name, value)
             keys.append(key())
     assert len(set(keys)) == len(keys)
+
+
+def test_the_name_of_a_library_does_not_depend_on_the_order_of_a_folder(monkeypatch, tmp_path):
+    sources, keys = [tmp_path / 'a.cc', tmp_path / 'b.cc'], []
+    for order in sources, sources[::-1]:
+        for source in order:
+            source.write_text(source.name)
+        monkeypatch.setattr(build, '_SOURCES', types.SimpleNamespace(iterdir=lambda order=order: iter(order)))
+        keys.append(build._key(['g++'], 'g++ 1', []))
+    assert keys[0] == keys[1]
+
+
+def test_a_seal_alone_is_no_library():
+    """The hash of nothing, which ends with the hash of the nothing before it, as a library does."""
+    assert not build._sealed(hashlib.sha256(b'').digest())
+
+
+def test_an_error_shows_the_end_of_what_a_compiler_printed():
+    code = 'raise SystemExit("the beginning" + 1000 * "-" + "the end")'
+    with pytest.raises(build.BuildError, match='exit status 1: -+the end$'):
+        build._run([sys.executable, '-c', code])
+
+
+def test_a_compiler_has_less_time_for_its_version(monkeypatch):
+    limits = []
+    monkeypatch.setenv('CXX', sys.executable)
+    monkeypatch.setattr(build.subprocess, 'run', lambda command, timeout, **_: (
+        limits.append(timeout) or subprocess.CompletedProcess(command, 0, 'g++ 1')))
+    assert build._compiler() == ([sys.executable], 'g++ 1')
+    assert limits == [build._SECONDS_VERSION] and build._SECONDS_VERSION < build._SECONDS
 
 
 def test_mxnet_without_its_sources(monkeypatch, tmp_path):

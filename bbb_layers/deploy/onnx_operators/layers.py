@@ -134,8 +134,7 @@ def _translate_batch_norm(graph, node):
     if node.get('fix_gamma', True):
         scale = graph.constant(np.ones(gamma.shape), gamma.dtype)
     order = list(range(data.ndim))
-    order.remove(axis)
-    order.insert(1, axis)       # the channels come to axis 1
+    order.insert(1, order.pop(axis))        # the channels come to axis 1
     moved = axis != 1
     if moved:
         x = graph.add('Transpose', x, perm=order)
