@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Adam that updates all Parameters in one operator."""
+import contextlib
+import gc
 import itertools
 import math
 import operator
@@ -18,6 +20,23 @@ __all__ = ['FusedAdam']
 _STEPS = itertools.count()
 #: At most this many groups of Parameters, such as one for each context, are remembered.
 _MOST_GROUPS = 64
+
+
+@contextlib.contextmanager
+def _one_operation(operators):
+    """Make the operators that are called in this context, ``operators`` in number, one operation of MXNet's engine.
+
+    The engine ends the operation early if an array is freed in between. Python frees arrays at any moment if they are
+    in a reference cycle, as those of a discarded Block are; its search for such cycles waits until the context ends.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with engine.bulk(operators):
+            yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _fusable(weight, grad, state):
@@ -76,7 +95,7 @@ class _Group:
         step, settings = next(_STEPS), native.floats(settings)
         # The two operators run as one operation of the engine. Otherwise a forward in predict mode, from another
         # thread, could run between them and change the layout of a weight after the first operator has seen it.
-        with engine.bulk(2):
+        with _one_operation(2):
             native.operator(ndarray, '_bbb_layers_adam')(
                 *self._inputs, parameters=len(self.fused), step=step, lrs=native.floats(lrs), wds=native.floats(wds),
                 settings=settings)

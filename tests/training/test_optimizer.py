@@ -1,8 +1,11 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 import copy
+import functools
+import gc
 import multiprocessing
 import pickle
 import threading
+import weakref
 
 import mxnet as mx
 import numpy as np
@@ -206,10 +209,21 @@ def test_weights_in_a_layout_of_onednn(build, shape, hybridize, calls):
     assert sizes(calls) == 4 * [2]
 
 
-def test_no_forward_comes_between_the_two_operators(compiled, monkeypatch):
-    """Another thread runs the network while FusedAdam is between its operators, and still finds the old weights."""
+def test_no_forward_comes_between_the_two_operators(compiled, monkeypatch, request):
+    """Another thread runs the network while FusedAdam is between its operators, and still finds the old weights.
+
+    An array in a reference cycle waits there to be freed, and Python searches for cycles as often as it can. MXNet's
+    engine would run the first operator before it frees the array.
+    """
+    class Cycle:
+        def __init__(self, array):
+            self.array, self.cycle = array, self
+
     def run():
         outputs.append(net(data).asnumpy())
+
+    def leave_garbage():
+        collected.append(weakref.ref(Cycle(spare.pop())))
 
     def operator(F, name):
         function = native_operator(F, name)
@@ -218,6 +232,7 @@ def test_no_forward_comes_between_the_two_operators(compiled, monkeypatch):
 
         def followed_by_a_forward(*inputs, **attributes):
             result = function(*inputs, **attributes)
+            leave_garbage()
             thread = threading.Thread(target=run)
             thread.start()
             thread.join()
@@ -226,7 +241,10 @@ def test_no_forward_comes_between_the_two_operators(compiled, monkeypatch):
 
     native_operator = native.operator
     monkeypatch.setattr(native, 'operator', operator)
+    request.addfinalizer(functools.partial(gc.set_threshold, *gc.get_threshold()))
+    gc.set_threshold(1)
     data, results = nd.array(np.random.RandomState(1).normal(size=(128, 512))), []
+    spare, collected = [nd.ones(1) for _ in range(4)], []
     for name in ('adam', 'fusedadam'):
         outputs = []
         net = gluon.nn.Dense(512, in_units=512)
@@ -244,6 +262,9 @@ def test_no_forward_comes_between_the_two_operators(compiled, monkeypatch):
         results.append(outputs + numbers(net.collect_params().values(), trainer))
     assert len(outputs) == 4 and all((a != b).any() for a, b in zip(outputs, outputs[1:]))
     assert_same(*results)
+    assert gc.isenabled() and len(collected) == 4
+    gc.collect()
+    assert all(reference() is None for reference in collected)
 
 
 @pytest.mark.parametrize('clip_gradient', [None, 0.5])
