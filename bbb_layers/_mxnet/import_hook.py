@@ -84,6 +84,11 @@ def _repair_sparse_arrays(module):
     module._prepare_src_array = _tells_overflow(module._prepare_src_array, 'values')
 
 
+def _repair_np_arrays(module):
+    module.array = _tells_overflow(module.array, 'object')
+    _repair_results(module)
+
+
 def _repair_results(module):
     """From NumPy 1.25 on, numpy.linalg.qr and others return named tuples; MXNet rebuilds only tuples and lists."""
     original = module._as_mx_np_array
@@ -120,7 +125,7 @@ def _repair_metrics(module):
 _REPAIRS: Dict[str, Callable[[types.ModuleType], None]] = {
     'mxnet.ndarray.ndarray': _repair_dense_arrays,
     'mxnet.ndarray.sparse': _repair_sparse_arrays,
-    'mxnet.numpy.multiarray': _repair_results,
+    'mxnet.numpy.multiarray': _repair_np_arrays,
     'mxnet.recordio': _repair_records,
 }
 if NUMPY_2:

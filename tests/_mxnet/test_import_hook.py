@@ -239,6 +239,8 @@ def test_text_for_cpp_code_is_plain_text():
 def test_a_number_out_of_range_is_told(value, dtype):
     with pytest.raises(OverflowError, match=rf'^source_array must have .* \(saw: .*{value}.*{np.dtype(dtype).name}'):
         nd.array([value], dtype=dtype)
+    with pytest.raises(OverflowError, match=rf'^object must have .* \(saw: .*{value}.*{np.dtype(dtype).name}'):
+        mx.np.array([value], dtype=dtype)
     with pytest.raises(OverflowError, match=rf'^values must have numbers .* \(saw: .*{value}.*{np.dtype(dtype).name}'):
         nd.sparse.csr_matrix(([value], [0], [0, 1]), shape=(1, 2), dtype=dtype)
     x = nd.array([7, 8], dtype=dtype)
@@ -250,6 +252,8 @@ def test_a_number_out_of_range_is_told(value, dtype):
 def test_a_number_beyond_all_floats_is_told():
     with pytest.raises(OverflowError, match='^source_array must have numbers within the range .*too large'):
         nd.array([10 ** 400])
+    with pytest.raises(OverflowError, match='^object must have numbers within the range .*too large'):
+        mx.np.array([10 ** 400])
 
 
 def test_what_is_no_array_has_mxnets_own_error():
