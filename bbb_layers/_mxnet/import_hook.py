@@ -84,6 +84,17 @@ def _repair_sparse_arrays(module):
     module._prepare_src_array = _tells_overflow(module._prepare_src_array, 'values')
 
 
+def _repair_c_arrays(module):
+    """The newest NumPy does not convert arrays of shape (1,) to Python numbers. MXNet's quantization relies on it."""
+    original = module.c_array
+
+    @functools.wraps(original)
+    def c_array(ctype, values):
+        return original(ctype, [value.item() if isinstance(value, numpy.ndarray) else value for value in values])
+
+    module.c_array = c_array
+
+
 def _repair_np_arrays(module):
     module.array = _tells_overflow(module.array, 'object')
     _repair_results(module)
@@ -123,6 +134,7 @@ def _repair_metrics(module):
 
 #: Module of MXNet -> what is done to it once it has been loaded.
 _REPAIRS: Dict[str, Callable[[types.ModuleType], None]] = {
+    'mxnet.base': _repair_c_arrays,
     'mxnet.ndarray.ndarray': _repair_dense_arrays,
     'mxnet.ndarray.sparse': _repair_sparse_arrays,
     'mxnet.numpy.multiarray': _repair_np_arrays,

@@ -99,7 +99,7 @@ def train(run, data, folder, say, checksum=None):
             total += loss.mean()
             if step % 50 == 49:
                 total.wait_to_read()    # so that memory for steps that wait does not grow
-        facts['losses'].append(total.asscalar() / steps)
+        facts['losses'].append(float(total.asscalar()) / steps)
         if not np.isfinite(facts['losses'][-1]):
             raise FloatingPointError('%s: the loss of epoch %d is %s' % (run.name, epoch + 1, facts['losses'][-1]))
         facts['errors'].append(round(float(error(net, other_images, other_labels)), 2))

@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """MXNet is imported with its own view of NumPy: most cases are a process of their own."""
 import ast
+import ctypes
 import importlib
 import inspect
 import pickle
@@ -261,6 +262,12 @@ def test_what_is_no_array_has_mxnets_own_error():
         nd.array(['x'])
     with pytest.raises(TypeError, match='does not support assignment with non-array-like object'):
         nd.zeros((2,))[0:1] = ['x']
+
+
+def test_arrays_of_one_number_for_cpp_code():
+    """MXNet's quantization passes its thresholds in this form."""
+    assert list(mx.base.c_array(ctypes.c_float, [np.array([0.5]), 2, np.float32(3)])) == [0.5, 2, 3]
+    assert mx.contrib.quantization.c_array is mx.base.c_array
 
 
 def test_arrays_on_another_device():
