@@ -26,6 +26,9 @@ def run(path, *inputs):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if tuple(map(int, onnxruntime.__version__.split('.')[:2])) < (1, 15):
+        # Old versions fuse a Gemm with the activation after it wrongly: in float64, and without a bias, they refuse.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return session.run(None, dict(zip([described.name for described in session.get_inputs()], inputs)))
 

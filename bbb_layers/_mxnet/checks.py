@@ -126,7 +126,8 @@ def check_dtype(what, dtype, allowed=('float32', 'float64')):
     except (TypeError, ValueError) as error:
         if not is_one_of(dtype, ('bfloat16',)):     # a dtype that numpy does not know
             raise TypeError(f'dtype of {what} must be a dtype (saw: {dtype!r}; {error})') from None
-        known = dtype
-    if known not in [np.dtype(name) for name in allowed]:
-        raise ValueError(f'dtype of {what} must be {", ".join(allowed[:-1])} or {allowed[-1]} (saw: {known})')
+        known = None
+    if known is None or known not in [np.dtype(name) for name in allowed]:
+        raise ValueError(f'dtype of {what} must be {", ".join(allowed[:-1])} or {allowed[-1]} '
+                         f'(saw: {dtype if known is None else known})')
     return known

@@ -202,7 +202,9 @@ def legend_below(ax):
     """Put the legend of ``ax`` outside, where it covers nothing."""
     if ax.get_legend() is not None:
         ax.get_legend().remove()
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc='outside lower center', ncols=2, fontsize='small')
+    outside = tuple(map(int, matplotlib.__version__.split('.')[:2])) >= (3, 7)     # earlier versions have no such place
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc='outside lower center' if outside else 'lower center', ncol=2,
+                     fontsize='small')
 
 
 def write(results, args):

@@ -420,12 +420,15 @@ def test_loaders_stay_what_they_are():
 def test_what_there_is_to_repair_is_still_there():
     """If MXNet's code were another, the repairs would do nothing, and nobody would know."""
     assert import_hook._REPAIRS.keys() - {'mxnet.metric'} == {
-        'mxnet.ndarray.ndarray', 'mxnet.ndarray.sparse', 'mxnet.numpy.multiarray', 'mxnet.recordio'}
+        'mxnet.base', 'mxnet.ndarray.ndarray', 'mxnet.ndarray.sparse', 'mxnet.numpy.multiarray', 'mxnet.recordio'}
     assert ('mxnet.metric' in import_hook._REPAIRS) == NUMPY_2
-    for name, text in [('mxnet.ndarray.ndarray', "raise TypeError('source_array must be array like object')"),
+    for name, text in [('mxnet.base', 'out[:] = values'),
+                       ('mxnet.ndarray.ndarray', "raise TypeError('source_array must be array like object')"),
                        ('mxnet.ndarray.ndarray', 'does not support assignment with non-array-like '),
                        ('mxnet.ndarray.sparse', "raise TypeError('values must be array like object')"),
-                       ('mxnet.numpy.multiarray', 'return object.__class__(tmp)'), ('mxnet.recordio', '.tostring()'),
+                       ('mxnet.numpy.multiarray', 'return object.__class__(tmp)'),
+                       ('mxnet.numpy.multiarray', "raise TypeError('{}'.format(str(e)))"),
+                       ('mxnet.recordio', '.tostring()'),
                        ('mxnet.metric', 'self.sum_metric += loss'),
                        ('mxnet.symbol.symbol', "attr['__shape__'] = str(shape)"),
                        *[(f'mxnet._ctypes.{each}', '[str(') for each in ('ndarray', 'symbol')],
