@@ -24,7 +24,7 @@ PACKAGE = ROOT / 'bbb_layers'
 PAGE = ROOT / 'docs' / 'architecture.md'
 #: Private names of the package's own, which MXNet happens to use for something else.
 OURS = {'_add', '_axis', '_concat', '_copy', '_check_loss', '_flat', '_layers', '_length', '_like', '_log', '_loss',
-        '_optimizer', '_rho', '_scalar', '_size', '_step', '_sum', '_symbol', '_values'}
+        '_mask', '_optimizer', '_rho', '_scalar', '_size', '_step', '_sum', '_symbol', '_values'}
 
 
 def private_names():

@@ -17,13 +17,14 @@ from .._mxnet.stand_ins import stand_in
 from .._mxnet.tree import copy_block
 from ..forward.draw import Request
 from ..forward.frames import Frame, call_eagerly, current_frame, runs_eagerly
-from ..posterior import gaussian
+from ..posterior import gaussian, updates
 from ..posterior.priors import Prior, check_prior, default_prior
 from ..posterior.rho import RhoParameter
 
 __all__ = ['BayesBlock']
 
 check_casts_first()
+updates.keep_pruned()
 
 #: The attributes of a Bayesian layer beside its Parameters; ``_configure`` sets them.
 _ATTRIBUTES = ('_given_priors', '_sampled_kl', '_initial_sigma', '_estimator', '_rhos')

@@ -16,8 +16,8 @@ from .._mxnet.precision import widened
 __all__ = ['PRUNED_RHO', 'ENTROPY_CONSTANT', 'rho_from_sigma', 'sigma_from_rho', 'kept', 'noise_like', 'mean',
            'moments', 'draw', 'split_draw', 'spread', 'Kind', 'kl_term', 'negative_entropy']
 
-#: The value of rho that marks a pruned weight. It is finite, because optimizers compute ``wd * rho`` with wd = 0, and
-#: ``0 * -inf`` is NaN. It is so low that no training step ends there.
+#: The value of rho that marks a pruned weight. It is finite, because formulas multiply it by 0, and ``0 * -inf`` is
+#: NaN. It is so low that no training step ends there. :mod:`bbb_layers.posterior.updates` keeps it.
 PRUNED_RHO = -1e30
 _PRUNED_BELOW = PRUNED_RHO / 10
 #: The smallest normal float32. For a smaller sigma, log(sigma) would be -inf.

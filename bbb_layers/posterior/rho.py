@@ -1,18 +1,20 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The Parameter rho, which follows its mu and holds the prior of the weights."""
+"""The Parameter rho, which follows its mu, holds the prior of the weights, and knows which weights are pruned."""
 import weakref
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import numpy as np
+from mxnet import autograd, initializer
 from mxnet.context import Context
-from mxnet import initializer
 from mxnet.gluon import Block, Parameter
 from mxnet.gluon.utils import shape_is_known
+from mxnet.ndarray import NDArray
 
+from .._mxnet.arrays import gluon_kind, value_of
 from .._mxnet.precision import computed_in
-from .gaussian import rho_from_sigma
+from .gaussian import kept, rho_from_sigma
 
-__all__ = ['RhoParameter']
+__all__ = ['RhoParameter', 'MaskParameter']
 
 
 class _Value(initializer.Initializer):
@@ -91,6 +93,23 @@ class _PriorParameter(_FollowsMu):
             grad_req='write' if learnable else 'null', differentiable=learnable)
 
 
+class MaskParameter(Parameter):
+    """The mask of one posterior: 1 where a weight is alive, and 0 where it is pruned. It has no gradient.
+
+    It follows from the marks of pruned weights in rho. It is no input of any layer, so ``net.collect_params()`` and
+    files do not have it.
+    """
+
+    def __init__(self, rho, alive):
+        super().__init__(f'{rho.mu.name}_mask', shape=rho.shape, dtype=rho.dtype, grad_req='null', differentiable=False)
+        self._load_init(gluon_kind(alive), rho.list_ctx())
+
+    def on(self, context: Context) -> NDArray:
+        """The mask as a classic array on any context."""
+        contexts = self.list_ctx()
+        return value_of(self, context if context in contexts else contexts[0]).as_in_context(context)
+
+
 class _Record:
     """The history of a posterior in one process. A copy or a pickle of a network starts with an empty record.
 
@@ -131,6 +150,8 @@ class RhoParameter(_FollowsMu):
 
     Attributes
     ----------
+    mask : MaskParameter or None
+        1 where a weight is alive and 0 where it is pruned; None if no weight is pruned.
     prior_parameters : dict
         Name, such as ``prior_mu`` -> Parameter of the prior.
     record : _Record
@@ -138,6 +159,9 @@ class RhoParameter(_FollowsMu):
     recorded_alone : int
         How often the KL divergence was recorded for gradients outside of a forward.
     """
+
+    _mask: Optional[MaskParameter] = None
+    _mask_is_known = False
 
     def __init__(self, mu, sigma, prior, sampled_kl, is_bias):
         self.mu = mu
@@ -149,6 +173,36 @@ class RhoParameter(_FollowsMu):
         super().__init__(
             mu.name + '_rho', shape=mu.shape, dtype=_dtype_beside(mu.dtype), wd_mult=0.,
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
+
+    @property
+    def mask(self) -> Optional[MaskParameter]:
+        if self._data is not None and not self._mask_is_known:
+            with autograd.pause():
+                alive = kept(value_of(self))
+                self._mask = MaskParameter(self, alive) if (alive.asnumpy() == 0).any() else None
+            self._mask_is_known = True
+        return self._mask
+
+    def _forget_mask(self):
+        """Look for the marks of pruned weights again, because rho is set to other values."""
+        self.__dict__.pop('_mask', None)
+        self.__dict__.pop('_mask_is_known', None)
+
+    def _init_impl(self, data, ctx_list):
+        super()._init_impl(data, ctx_list)
+        self._forget_mask()
+
+    def set_data(self, data):
+        super().set_data(data)
+        self._forget_mask()
+
+    def cast(self, dtype):
+        super().cast(dtype)
+        self._forget_mask()
+
+    def __getstate__(self):
+        # A copy makes its own mask, on its own contexts.
+        return {name: value for name, value in vars(self).items() if name not in ('_mask', '_mask_is_known')}
 
     def _finish_deferred_init(self):
         super()._finish_deferred_init()
