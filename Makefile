@@ -25,7 +25,7 @@ QUICK = _mxnet/test_contexts _mxnet/test_copies posterior forward/test_collect n
 	training/test_loss training/test_schedules checkpoint/test_checkpoint checkpoint/test_old_files \
 	checkpoint/test_trainer_states examples/test_example_parser test_docs test_rooms test_seeds
 
-.PHONY: mnist test quick smoke check docs docs-python benchmark clean python
+.PHONY: mnist test quick smoke check sanitize docs docs-python benchmark clean python
 
 mnist: $(VENV)/test-installed
 	$(VENV)/bin/python examples/mnist.py $(if $(findstring --output,$(ARGS)),,--output results/mnist \
@@ -46,6 +46,10 @@ check: $(VENV)/check-installed
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python .ci/package.py
+
+# The kernels in C++, without MXNet.
+sanitize: | python
+	$(firstword $(FOUND)) .ci/sanitize.py $(ARGS)
 
 docs: docs-python $(VENV)/docs-installed
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html docs build/docs

@@ -612,7 +612,10 @@ def test_wrong_arrays_raise_before_anything_is_read():
     for changed, message in (({'kind': 'x'}, 'kind must be'), ({'prior': 'x'}, 'prior must be'),
                              ({'prior': 'gaussian'}, 'numbers must be 24'), ({'switched': 'x'}, 'switched must be'),
                              ({'prior': 'mixture'}, 'components must be'),
-                             ({'prior': 'mixture', 'components': 2, 'numbers': '00'}, 'numbers must be 56')):
+                             ({'prior': 'mixture', 'components': 2, 'numbers': '00'}, 'numbers must be 56'),
+                             # No memory is taken for numbers that are not there.
+                             ({'prior': 'mixture', 'components': 2 ** 31 - 1}, 'numbers must be 34359738376'),
+                             ({'prior': 'mixture', 'components': 2 ** 32 + 1}, 'components must be at most')):
         with pytest.raises(mx.MXNetError, match=message):
             draw(nd.ones(3), nd.ones(3), **dict(good, **changed))
     with pytest.raises(mx.MXNetError):

@@ -472,6 +472,7 @@ def test_arrays_are_checked(compiled, place):
 
 @pytest.mark.parametrize('changed, message', [
     ({'parameters': -1}, 'parameters must be a whole number'), ({'parameters': None}, 'parameters must be given'),
+    ({'parameters': 858993460}, 'parameters must be at most 429496729'),     # 5 times as many are 4 as an int
     ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'),
     ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
     ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'), ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),

@@ -11,6 +11,7 @@
 // wait for _bbb_layers_adam_settle, which has the weight as its output: for an output that is not also an input, MXNet
 // returns to the usual layout and hands over the memory itself.
 #include <cstring>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -56,6 +57,11 @@ Waiting& waiting() {
   return *instance;
 }
 
+// How many Parameters there are. The number of arrays fits into an int.
+int count(const Attributes& attributes) {
+  return static_cast<int>(integer(attributes, "parameters", std::numeric_limits<int>::max() / kArrays));
+}
+
 [[noreturn]] void wrong(size_t input, const std::string& constraint) {
   throw std::invalid_argument(std::string(kNames[input % kArrays]) + " of Parameter " +
                               std::to_string(input / kArrays) + " " + constraint);
@@ -68,7 +74,7 @@ void check_float(const MXTensor& tensor, size_t input) {
 
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] {
-    *inputs = static_cast<int>(kArrays * integer(attributes, "parameters"));
+    *inputs = kArrays * count(attributes);
     *outputs = 1;
   });
 }
@@ -94,7 +100,7 @@ MXReturnValue shapes(const Attributes&, Shapes* in, Shapes* out) {
 
 MXReturnValue mutated(const Attributes& attributes, std::vector<int>* indices) {
   return guarded([&] {
-    const int parameters = static_cast<int>(integer(attributes, "parameters"));
+    const int parameters = count(attributes);
     for (int i = 0; i < parameters; ++i) {
       for (int array : {0, 3, 4}) indices->push_back(kArrays * i + array);
     }
@@ -104,7 +110,7 @@ MXReturnValue mutated(const Attributes& attributes, std::vector<int>* indices) {
 MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out,
                       const OpResource&) {
   return guarded([&] {
-    const size_t parameters = static_cast<size_t>(integer(attributes, "parameters"));
+    const size_t parameters = count(attributes);
     const int64_t step = integer(attributes, "step");
     if (in->size() != kArrays * parameters) throw std::invalid_argument("there must be 5 arrays for each Parameter");
     const std::vector<float> lrs = floats(attributes, "lrs", parameters), wds = floats(attributes, "wds", parameters);
@@ -137,7 +143,9 @@ MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* in, s
 // The outputs of _bbb_layers_adam_settle are the weights. Its inputs are arrays in the shapes of the weights, because
 // MXNet asks for the shapes of outputs even where it has them. The numbers in the inputs are not read.
 MXReturnValue settle_parse(const Attributes& attributes, int* inputs, int* outputs) {
-  return guarded([&] { *inputs = *outputs = static_cast<int>(integer(attributes, "weights")); });
+  return guarded([&] {
+    *inputs = *outputs = static_cast<int>(integer(attributes, "weights", std::numeric_limits<int>::max()));
+  });
 }
 
 MXReturnValue settle_types(const Attributes&, std::vector<int>* in, std::vector<int>* out) {

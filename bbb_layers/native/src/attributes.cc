@@ -25,18 +25,24 @@ const std::string& text(const Attributes& attributes, const char* name) {
   return found->second;
 }
 
-int64_t integer(const Attributes& attributes, const char* name) {
+int64_t integer(const Attributes& attributes, const char* name, int64_t most) {
   const std::string& value = text(attributes, name);
   if (value.empty() || value.size() > 18 || value.find_first_not_of("0123456789") != std::string::npos) {
     bad(name, value, "a whole number of at least 0");
   }
-  return std::stoll(value);
+  const int64_t number = std::stoll(value);
+  if (number > most) bad(name, value, "at most " + std::to_string(most));
+  return number;
 }
 
 std::vector<float> floats(const Attributes& attributes, const char* name, size_t count) {
   const std::string& value = text(attributes, name);
+  // This comes before memory is asked for, because the count can be an attribute too, of any size.
+  const size_t digits = 2 * sizeof(float);
+  if (value.size() % digits != 0 || value.size() / digits != count) {
+    bad(name, value, std::to_string(digits * count) + " hexadecimal digits");
+  }
   std::vector<unsigned char> bytes(count * sizeof(float));
-  if (value.size() != 2 * bytes.size()) bad(name, value, std::to_string(2 * bytes.size()) + " hexadecimal digits");
   for (size_t i = 0; i < bytes.size(); ++i) {
     const int high = digit(value[2 * i]), low = digit(value[2 * i + 1]);
     if (high < 0 || low < 0) bad(name, value, "hexadecimal digits, in lower case");

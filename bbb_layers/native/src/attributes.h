@@ -16,8 +16,9 @@ using Attributes = std::unordered_map<std::string, std::string>;
 // The text of the attribute; std::invalid_argument if it is missing.
 const std::string& text(const Attributes& attributes, const char* name);
 
-// The attribute as a whole number of at least 0; std::invalid_argument if it is missing or anything else.
-int64_t integer(const Attributes& attributes, const char* name);
+// The attribute as a whole number from 0 to `most`; std::invalid_argument if it is missing or anything else.
+constexpr int64_t kMostInteger = 999999999999999999;
+int64_t integer(const Attributes& attributes, const char* name, int64_t most = kMostInteger);
 
 // `count` float32 numbers, written as the hexadecimal digits of their bytes. This form is exact, and it has no decimal
 // point, which differs between locales. std::invalid_argument if there is another number of digits.

@@ -11,6 +11,7 @@
 //
 // MXNet tells the operator neither which kind of write is asked for (grad_req), nor shapes that are only partly known.
 // The code that builds the graph takes care of both, see bbb_layers/forward/draw.py.
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -41,7 +42,7 @@ struct Settings {
       prior.precision_root = numbers[1];
       prior.constant = numbers[2];
     } else if (prior.kind != PriorKind::kNone) {
-      prior.components = static_cast<int>(integer(attributes, "components"));
+      prior.components = static_cast<int>(integer(attributes, "components", std::numeric_limits<int>::max()));
       if (prior.components < 1 || (prior.kind == PriorKind::kPair && prior.components != 2)) {
         throw std::invalid_argument("components must be at least 1, and 2 for a pair");
       }
