@@ -44,7 +44,8 @@ class Run:
         self.loss.initialize(ctx=self.ctx)
         params = self.net.collect_params()
         params.update(self.loss.collect_params())
-        self.trainer = gluon.Trainer(params, optimizer, dict(options or {}), update_on_kvstore=False)
+        # A list keeps its order. A Trainer sorts a dict by names, and 'bayesdense10' comes before 'bayesdense9'.
+        self.trainer = gluon.Trainer(list(params.values()), optimizer, dict(options or {}), update_on_kvstore=False)
 
     def step(self, number):
         """One step, whose batch and noise depend on ``number`` alone."""
