@@ -51,10 +51,10 @@ def prune(net: Block, fraction: Union[float, Dict[Block, float], None] = None,
     """Prune the weights with the lowest signal-to-noise ratio.
 
     This changes ``net``. Pruned weights are exactly 0 in predict mode and in every draw, get no gradient and add
-    nothing to the KL divergence, also after saving and loading. The training of ``net`` can go on with every optimizer:
-    a mask, such as ``net[0].weight_rho.mask``, keeps them pruned and their mu exactly 0. Of n weights exactly
-    floor(n * fraction) are pruned afterwards, including all weights that were pruned before. Weights with equal ratios
-    are pruned in the order of the Parameters.
+    nothing to the KL divergence, also after saving and loading. The training of ``net`` can go on with every optimizer,
+    and updates leave the mu of pruned weights exactly 0. ``net[0].weight_rho.mask`` shows which weights are pruned.
+    Of n weights exactly floor(n * fraction) are pruned afterwards, including all weights that were pruned before.
+    Weights with equal ratios are pruned in the order of the Parameters.
 
     Parameters
     ----------

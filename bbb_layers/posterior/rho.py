@@ -8,7 +8,6 @@ from mxnet import autograd, initializer
 from mxnet.context import Context
 from mxnet.gluon import Block, Parameter
 from mxnet.gluon.utils import shape_is_known
-from mxnet.ndarray import NDArray
 
 from .._mxnet.arrays import gluon_kind, value_of
 from .._mxnet.precision import computed_in
@@ -96,18 +95,13 @@ class _PriorParameter(_FollowsMu):
 class MaskParameter(Parameter):
     """The mask of one posterior: 1 where a weight is alive, and 0 where it is pruned. It has no gradient.
 
-    It follows from the marks of pruned weights in rho. It is no input of any layer, so ``net.collect_params()`` and
-    files do not have it.
+    It follows from the marks of pruned weights in rho at the moment when it is made. It is no input of any layer, so
+    ``net.collect_params()`` and files do not have it.
     """
 
     def __init__(self, rho, alive):
         super().__init__(f'{rho.mu.name}_mask', shape=rho.shape, dtype=rho.dtype, grad_req='null', differentiable=False)
         self._load_init(gluon_kind(alive), rho.list_ctx())
-
-    def on(self, context: Context) -> NDArray:
-        """The mask as a classic array on any context."""
-        contexts = self.list_ctx()
-        return value_of(self, context if context in contexts else contexts[0]).as_in_context(context)
 
 
 class _Record:
@@ -160,8 +154,8 @@ class RhoParameter(_FollowsMu):
         How often the KL divergence was recorded for gradients outside of a forward.
     """
 
-    _mask: Optional[MaskParameter] = None
-    _mask_is_known = False
+    #: Whether a weight is pruned; None before somebody asks, and after rho is set to other values.
+    _is_pruned: Optional[bool] = None
 
     def __init__(self, mu, sigma, prior, sampled_kl, is_bias):
         self.mu = mu
@@ -175,34 +169,41 @@ class RhoParameter(_FollowsMu):
             init=initializer.Constant(rho_from_sigma(sigma)), allow_deferred_init=True)
 
     @property
-    def mask(self) -> Optional[MaskParameter]:
-        if self._data is not None and not self._mask_is_known:
+    def is_pruned(self) -> bool:
+        """Whether a weight is pruned. Marks count that were there, or came through ``set_data``, before the question.
+        """
+        if self._is_pruned is None and self._data is not None:
             with autograd.pause():
-                alive = kept(value_of(self))
-                self._mask = MaskParameter(self, alive) if (alive.asnumpy() == 0).any() else None
-            self._mask_is_known = True
-        return self._mask
+                self._is_pruned = bool((kept(value_of(self)).asnumpy() == 0).any())
+        return bool(self._is_pruned)
 
-    def _forget_mask(self):
+    @property
+    def mask(self) -> Optional[MaskParameter]:
+        self._forget_marks()
+        if not self.is_pruned:
+            return None
+        with autograd.pause():
+            return MaskParameter(self, kept(value_of(self)))
+
+    def _forget_marks(self):
         """Look for the marks of pruned weights again, because rho is set to other values."""
-        self.__dict__.pop('_mask', None)
-        self.__dict__.pop('_mask_is_known', None)
+        self.__dict__.pop('_is_pruned', None)
 
     def _init_impl(self, data, ctx_list):
         super()._init_impl(data, ctx_list)
-        self._forget_mask()
+        self._forget_marks()
 
     def set_data(self, data):
         super().set_data(data)
-        self._forget_mask()
+        self._forget_marks()
 
     def cast(self, dtype):
         super().cast(dtype)
-        self._forget_mask()
+        self._forget_marks()
 
     def __getstate__(self):
-        # A copy makes its own mask, on its own contexts.
-        return {name: value for name, value in vars(self).items() if name not in ('_mask', '_mask_is_known')}
+        # A copy looks for itself.
+        return {name: value for name, value in vars(self).items() if name != '_is_pruned'}
 
     def _finish_deferred_init(self):
         super()._finish_deferred_init()

@@ -137,6 +137,8 @@ class FusedAdam(Adam):
     Kingma, Ba: Adam: A Method for Stochastic Optimization. ICLR 2015, end of section 2.
     """
 
+    _adds = True    # see bbb_layers/posterior/updates.py
+
     def __init__(self, learning_rate: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
                  lazy_update: bool = True, **kwargs: Any):
         super().__init__(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon,

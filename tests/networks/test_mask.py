@@ -13,6 +13,7 @@ from mxnet.gluon import nn
 import bbb_layers as bbb
 from bbb_layers import BayesDense, BBBLoss, GaussianPrior, kl_divergence, prune, to_deterministic
 from bbb_layers.checkpoint import load_checkpoint, save_checkpoint
+from bbb_layers.posterior import updates
 from bbb_layers.posterior.gaussian import PRUNED_RHO
 
 #: Every optimizer of MXNet 1.9.1 but 'test', which is none; and settings that rewrite rho whatever its gradient.
@@ -157,7 +158,7 @@ def test_the_mask_is_a_parameter_without_gradient():
     assert net[0].weight_rho.mask is None
     prune(net, {net[0]: 0.5})
     mask = net[0].weight_rho.mask
-    assert isinstance(mask, gluon.Parameter) and mask.grad_req == 'null' and mask is net[0].weight_rho.mask
+    assert isinstance(mask, gluon.Parameter) and mask.grad_req == 'null'
     assert net[2].weight_rho.mask is net[2].bias_rho.mask is None
     np.testing.assert_array_equal(mask.data().asnumpy(), ~pruned(net)['0.weight'])
     mask.grad_req = 'write'
@@ -530,3 +531,91 @@ def test_checkpoints_continue_to_the_bit(mode, tmp_path):
     for one, two in zip(moments(net).values(), moments(other).values()):
         np.testing.assert_array_equal(one[0], two[0])
         np.testing.assert_array_equal(one[1], two[1])
+
+
+#: Adam adds to rho. Ftrl writes a new rho; without ``lamda1`` it sets no living weight to 0.
+ADDS_AND_WRITES = pytest.mark.parametrize('name, options', [('adam', {}), ('ftrl', {'lamda1': 0.})],
+                                          ids=['adam', 'ftrl'])
+
+
+@ADDS_AND_WRITES
+@pytest.mark.parametrize('pruned_first', [True, False])
+def test_one_optimizer_in_two_trainers(name, options, pruned_first):
+    """The second Trainer gives the optimizer its own Parameters, and the first must not take their marks."""
+    optimizer, nets = mx.optimizer.create(name, learning_rate=0.01, **options), [make(), make()]
+    prune(nets[0], 0.6)
+    where, living = pruned(nets[0]), pruned(nets[1])
+    order = nets if pruned_first else nets[::-1]
+    trainers = {net: gluon.Trainer(net.collect_params(), optimizer) for net in order}
+    for net in nets:
+        for _ in range(3):
+            step(net, BBBLoss(net, 10), trainers[net], *batch())
+    assert_zero(nets[0], where)
+    assert_same_pruned(nets[1], living)
+    assert all((value != 0).all() for value, _ in moments(nets[1]).values())
+
+
+@ADDS_AND_WRITES
+def test_values_that_are_written_into_the_arrays_bring_the_weights_back(name, options):
+    """As a snapshot of all Parameters does that is written back through ``data``; a mask from before is not used."""
+    net = make()
+    snapshot = {path: param.data().copy() for path, param in net._collect_params_with_prefix().items()}
+    prune(net, 0.6)
+    trainer, loss_fn = fit(net, 1, name, options)
+    for path, param in net._collect_params_with_prefix().items():
+        param.data()[:] = snapshot[path]
+    step(net, loss_fn, trainer, *batch())
+    assert not any(where.any() for where in pruned(net).values())
+    assert all(rho.mask is None for rho in bbb.rho_params(net).values())
+    assert all((value != 0).all() for value, _ in moments(net).values())
+
+
+@pytest.mark.parametrize('base', [mx.optimizer.SGD, mx.optimizer.Ftrl])
+def test_rho_has_its_marks_during_an_update(base):
+    """Another thread that saves the network meanwhile must not write weights that seem to be alive."""
+    class Looks(base):
+        def update_multi_precision(self, index, weight, grad, state):
+            super().update_multi_precision(index, weight, grad, state)
+            seen.append(pruned(net))
+
+    net, seen = make(), []
+    prune(net, 0.6)
+    where, optimizer = pruned(net), Looks()
+    optimizer.aggregate_num = 0
+    step(net, BBBLoss(net, 10), gluon.Trainer(net.collect_params(), optimizer), *batch())
+    assert len(seen) == len(net.collect_params().keys())
+    for found in seen:
+        for name, mask in where.items():
+            np.testing.assert_array_equal(found[name], mask)
+
+
+@pytest.mark.parametrize('name, options', [('adam', {'epsilon': 0.}), ('fusedadam', {'epsilon': 0.}),
+                                           ('sgd', {'wd': 0.9})], ids=['adam', 'fusedadam', 'sgd'])
+def test_settings_that_change_the_marks(name, options):
+    """Without epsilon, Adam divides 0 by 0 where there never was a gradient. Weight decay makes the marks smaller."""
+    net = nn.HybridSequential()
+    net.add(BayesDense(3, in_units=6))      # no unit of it is dead
+    net.initialize()
+    prune(net, 0.6)
+    where = pruned(net)
+    bbb.rho_params(net).setattr('wd_mult', 50.)
+    fit(net, 20, name, options)
+    assert_zero(net, where)
+
+
+def test_a_mask_is_only_for_reading():
+    net = make()
+    prune(net, 0.6)
+    where = pruned(net)
+    net[0].weight_rho.mask.set_data(nd.zeros((5, 6)))
+    fit(net, 2, 'lamb')
+    assert_zero(net, where)
+
+
+def test_the_update_is_changed_once():
+    """Also where the package is imported again."""
+    updater = mx.optimizer.Updater
+    before = updater.__init__._plain, updater.__call__._plain
+    updates.keep_pruned()
+    assert (updater.__init__._plain, updater.__call__._plain) == before
+    assert all('_plain' not in vars(method) for method in before)
