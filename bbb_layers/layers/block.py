@@ -127,7 +127,7 @@ class BayesBlock(Mixin):
             if not issubclass(base, BayesBlock) and not issubclass(plain, base) and '_bayesian_only' not in vars(base):
                 raise TypeError('a Bayesian layer must derive from BayesBlock and one Gluon layer to be made '
                                 f'deterministic (saw: {cls.__name__}, which derives from {base.__name__} too)')
-            if issubclass(base, BayesBlock) and '_undone_in_plain' not in vars(base):
+            if issubclass(base, BayesBlock) and not vars(base).get('_undone_in_plain', False):
                 for name in vars(base):
                     if callable(getattr(plain, name, None)) and name not in ('__init__', '__repr__', '__class__'):
                         raise TypeError('a Bayesian layer must not override methods of its Gluon layer if it is to be '

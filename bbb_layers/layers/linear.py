@@ -20,7 +20,6 @@ __all__ = ['BayesDense', 'BayesConv1D', 'BayesConv2D', 'BayesConv3D', 'BayesConv
 class BayesLinear(BayesBlock):
     """Mixin for layers that apply an operator, linear in the weights and in the input, and then an activation."""
 
-    _undone_in_plain = True
     _estimators = tuple(ESTIMATORS)
     _not_in_float16 = 'Convolution'
 

@@ -240,10 +240,7 @@ class RhoParameter(_FollowsMu):
         self.prior = prior
         self.prior_parameters = {}
         for name, (value, learnable) in prior.parameters().items():
-            param = _PriorParameter(self.mu, name, value, learnable)
-            if self.mu._data is not None or self.mu._deferred_init:
-                param.initialize(ctx=self.mu.list_ctx())
-            self.prior_parameters[name] = param
+            self.prior_parameters[name] = _PriorParameter(self.mu, name, value, learnable)
 
     @property
     def has_closed_form(self):

@@ -114,9 +114,6 @@ class BBBLoss(Loss):
     Blundell, Cornebise, Kavukcuoglu, Wierstra: Weight Uncertainty in Neural Networks. ICML 2015, eq. 1, 2 and 8.
     """
 
-    #: Tells ``to_bayesian`` to leave this loss unchanged.
-    _stays_plain = True
-
     def __init__(self, net: Block, num_train: float, likelihood: Optional[HybridBlock] = None, kl_weight: float = 1.0,
                  weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any):
         bayesian(net)

@@ -172,3 +172,19 @@ def test_what_is_no_single_network():
     for function in (to_deterministic, lambda net: predict(net, nd.ones((2, 3)))):
         with pytest.raises(TypeError, match='net must be the network itself .saw: MonteCarlo, which draws by itself'):
             function(MonteCarlo(net))
+
+
+class Counts(nn.Dense):
+    calls = 0
+
+    def hybrid_forward(self, F, x, weight, bias=None):
+        Counts.calls += 1
+        return super().hybrid_forward(F, x, weight, bias)
+
+
+def test_default_number_of_draws():
+    net = nn.HybridSequential()
+    net.add(BayesDense(4, in_units=3), Counts(2, in_units=4))
+    net.initialize()
+    MonteCarlo(net)(nd.ones((2, 3)))
+    assert Counts.calls == 32

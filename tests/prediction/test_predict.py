@@ -115,6 +115,17 @@ def test_batchnorm_and_dropout_are_in_predict_mode(mode):
     np.testing.assert_array_equal(net[1].running_mean.data().asnumpy(), 1)
 
 
+def test_seeds_differ_between_calls():
+    """The seed comes from 2^31 numbers; of 61 numbers, 40 calls would very likely have one twice."""
+    net, x = linear(), nd.ones((1, 3))
+    values = {float(predict(net, x, num_samples=1, progress=False).sum().asscalar()) for _ in range(40)}
+    assert len(values) == 40
+
+
+def test_default_number_of_draws():
+    assert predict(linear(), nd.ones((2, 3)), progress=False).shape == (32, 2, 2)
+
+
 def test_records_nothing():
     net, x = linear(), nd.ones((2, 3))
     x.attach_grad()
@@ -185,6 +196,7 @@ def test_agrees_with_draw_and_to_deterministic():
     (dict(data=3), TypeError, 'data must be an NDArray, or an iterable of batches'),
     (dict(data=np.ones((2, 3))), TypeError, 'data must be an NDArray, or an iterable of batches'),
     (dict(data=[np.ones((2, 3))]), TypeError, 'data must be an NDArray, or an iterable of batches'),
+    (dict(data=[[]]), TypeError, 'data must be an NDArray, or an iterable of batches'),
     (dict(data=[nd.ones((2, 3))], with_labels=True), ValueError, 'with_labels needs batches whose second item'),
     (dict(with_labels=True), ValueError, 'with_labels needs data that has labels'),
     (dict(net=nn.Dense(3)), ValueError, 'at least one Bayesian layer'),

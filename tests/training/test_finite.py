@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Training that leaves the finite numbers is told, with the layer, and costs nothing as long as it does not."""
 import copy
+import linecache
 import re
 import threading
 import warnings
@@ -49,6 +50,8 @@ def test_a_learning_rate_that_is_too_high(mode, optimizer, learning_rate):
     assert len(caught) == 1
     first = int(re.search(r'call (\d+)', str(caught[0].message)).group(1))
     assert caught[0].filename == __file__
+    # The line of the user's code that called the loss; one level more would be the line that calls step.
+    assert 'self.loss(self.net(self.x), self.label)' in linecache.getline(__file__, caught[0].lineno)
     with pytest.raises(FloatingPointError, match='in call %d of' % first):
         run.loss.check_finite()
     # What it was in truth, step by step.

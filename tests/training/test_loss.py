@@ -453,6 +453,24 @@ def test_copy_of_the_loss_alone_is_a_loss_of_the_same_network(net):
     train(net, other)
 
 
+def test_a_copy_has_a_likelihood_of_its_own(mode):
+    """Also where the original has made a graph of its likelihood already."""
+    net = hybridize(BayesDense(1, in_units=3, prior=GaussianPrior()), mode)      # its KL divergence is no sample
+    net.initialize()
+    loss_fn = hybridize(BBBLoss(net, 10, likelihood=GaussianNLLLoss(sigma=1., learnable=True)), mode)
+    loss_fn.initialize()
+    label = nd.ones(6)
+    train(net, loss_fn, y=label)
+    other = copy.deepcopy(loss_fn)
+    with autograd.predict_mode():
+        output = net(X)
+    before = loss_fn(output, label).asnumpy()
+    for param in other.likelihood.collect_params().values():
+        param.set_data(param.data() + 1)
+    assert (other(output, label).asnumpy() != before).all()
+    np.testing.assert_array_equal(loss_fn(output, label).asnumpy(), before)
+
+
 def test_copy_of_a_loss_on_another_context(mode):
     net = hybridize(BayesDense(5, in_units=3), mode)
     net.initialize(ctx=mx.cpu(1))
