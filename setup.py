@@ -40,7 +40,7 @@ onnx = ['onnx', 'onnxruntime']
 # For work on the package: the pages, with the tutorials that run while they are built, and what make check runs.
 docs = examples + ["%s; python_version >= '3.10'" % name for name in (
     'furo', 'ipykernel', 'myst-nb', 'sphinx>=8.1', 'sphinx-mathjax-offline')]
-check = plot + ['build', 'mypy', 'pytest-random-order', 'pytest-reverse', 'ruff']
+check = plot + ['build', 'mypy', 'pytest-cov', 'pytest-random-order', 'pytest-reverse', 'ruff']
 
 setup(
     name='bbb-layers',
