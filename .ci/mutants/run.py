@@ -65,6 +65,8 @@ TESTS_OF_KERNELS = ['tests/native/test_native.py', 'tests/training/test_optimize
                     'tests/forward/test_native_draw.py', 'tests/native/test_compilers.py']
 #: The address space that a mutant may ask for.
 MEMORY = 24 << 30
+#: In place of a test that failed.
+DIED = 'the process died, or no test could begin'
 
 
 def sources(part):
@@ -107,7 +109,7 @@ def covered(files, jobs):
     lines = {}
     for path in found.measured_files():
         lines[Path(path).relative_to(ROOT).as_posix()] = {
-            line: {name.partition('|')[0] for name in names}
+            line: {name.rpartition('|')[0] for name in names}
             for line, names in found.contexts_by_lineno(path).items()}
     return lines, seconds
 
@@ -200,9 +202,9 @@ def environment(folder, **variables):
 
 
 def killer(output):
-    """The test that failed, or the last words of a process that died."""
+    """The test that failed."""
     failed = re.findall(r'^(?:FAILED|ERROR) (.*?)(?: - .*)?$', output, re.MULTILINE)
-    return failed[0] if failed else output.strip()[-200:]
+    return failed[0] if failed else DIED
 
 
 def verdict(slot, mutant, touched, everything):
@@ -354,7 +356,7 @@ def main():
                 results.write_text(''.join(f'{json.dumps(each)}\n' for _, each in sorted(verdicts.items())),
                                    encoding='utf-8')
                 print(f'{result:8} {mutant.key} {part}, {mutant.kind}: {mutant.file}:{mutant.line(line)} '
-                      f'({time.time() - start:.0f} s) {by.splitlines()[-1] if by else ""}', flush=True)
+                      f'({time.time() - start:.0f} s) {by}', flush=True)
 
         while True:
             waiting = [(part, mutant) for part, mutant in sample() if mutant.key not in verdicts
