@@ -218,7 +218,8 @@ def verdict(slot, mutant, touched, everything):
             code, output = slot.run(['-c', 'from bbb_layers import native; assert native.available()'], 300,
                                     BBB_LAYERS_CACHE=str(slot.folder / 'cache'))
             if code:
-                return ('invalid' if 'error: ' in output else 'killed'), killer(output)
+                compiled = ' ended with ' not in output      # what bbb_layers/native/build.py says of the compiler
+                return ('killed' if compiled else 'invalid'), killer(output)
         else:
             phases = phases_of_python(slot, mutant, source, touched)
         for arguments, seconds, variables in phases:
