@@ -613,9 +613,10 @@ def test_wrong_arrays_raise_before_anything_is_read():
                              ({'prior': 'gaussian'}, 'numbers must be 24'), ({'switched': 'x'}, 'switched must be'),
                              ({'prior': 'mixture'}, 'components must be'),
                              ({'prior': 'mixture', 'components': 2, 'numbers': '00'}, 'numbers must be 56'),
+                             ({'switched': 2}, 'switched must be at most 1'),
                              # No memory is taken for numbers that are not there.
-                             ({'prior': 'mixture', 'components': 2 ** 31 - 1}, 'numbers must be 34359738376'),
-                             ({'prior': 'mixture', 'components': 2 ** 32 + 1}, 'components must be at most')):
+                             ({'prior': 'mixture', 'components': 2 ** 20}, 'numbers must be 16777240'),
+                             ({'prior': 'mixture', 'components': 2 ** 20 + 1}, 'components must be at most 1048576')):
         with pytest.raises(mx.MXNetError, match=message):
             draw(nd.ones(3), nd.ones(3), **dict(good, **changed))
     with pytest.raises(mx.MXNetError):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -472,7 +473,8 @@ def test_arrays_are_checked(compiled, place):
 
 @pytest.mark.parametrize('changed, message', [
     ({'parameters': -1}, 'parameters must be a whole number'), ({'parameters': None}, 'parameters must be given'),
-    ({'parameters': 858993460}, 'parameters must be at most 429496729'),     # 5 times as many are 4 as an int
+    ({'parameters': 858993460}, 'parameters must be at most 1048576'),       # 5 times as many are 4 as an int
+    ({'parameters': 1048577}, 'parameters must be at most 1048576'),
     ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'),
     ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
     ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'), ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),
@@ -520,11 +522,41 @@ def test_loads_into_mxnet_1_9_1_alone(compiled, tmp_path):
     # MXNet shows all messages of the library that it has loaded. Those of a copy do not come up in other tests.
     library = ctypes.CDLL(shutil.copy(native._State.path, str(tmp_path / 'copy.so')))
     assert library.initialize(ours) == 1 and library._msgSize() == 0
-    for count, version in enumerate([10900, 10902, 11901, 20000], 1):
-        assert library.initialize(version) == 0 and library._msgSize() == count
-        message = ctypes.c_char_p()
-        library._msgGet(count - 1, ctypes.byref(message))
-        assert f'MXNet must be 1.9.1 (saw: {version})' in message.value.decode('ascii')
+    for version in [10900, 10902, 11901, 20000]:
+        assert library.initialize(version) == 0
+        assert errors_of(library) == [f'MXNet must be 1.9.1 (saw: {version})']
+        assert errors_of(library) == []     # MXNet does not show an error again when another one comes
+
+
+def errors_of(library):
+    """The texts that MXNet reads in this thread after an error."""
+    texts, text = [], ctypes.c_char_p()
+    for place in range(library._msgSize()):
+        library._msgGet(place, ctypes.byref(text))
+        texts.append(text.value.decode('ascii'))
+    return texts
+
+
+def test_two_threads_that_fail_at_the_same_time_read_their_own_errors(compiled, tmp_path):
+    library = ctypes.CDLL(shutil.copy(native._State.path, str(tmp_path / 'copy.so')))
+    both_failed, found = threading.Barrier(2, timeout=60), {}
+
+    def fail(version):
+        library.initialize(version)
+        both_failed.wait()
+        found[version] = errors_of(library)
+
+    threads = [threading.Thread(target=fail, args=(version,)) for version in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {version: [f'MXNet must be 1.9.1 (saw: {version})'] for version in (1, 2)}
+
+
+def test_a_count_of_weights_has_a_bound(compiled):
+    with pytest.raises(mx.MXNetError, match='weights must be at most 1048576'):
+        native.operator(nd, '_bbb_layers_adam_settle')(nd.ones(3), weights=1048577, step=0)
 
 
 def test_unknown_operator(compiled):

@@ -11,7 +11,6 @@
 // wait for _bbb_layers_adam_settle, which has the weight as its output: for an output that is not also an input, MXNet
 // returns to the usual layout and hands over the memory itself.
 #include <cstring>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -59,7 +58,7 @@ Waiting& waiting() {
 
 // How many Parameters there are. The number of arrays fits into an int.
 int count(const Attributes& attributes) {
-  return static_cast<int>(integer(attributes, "parameters", std::numeric_limits<int>::max() / kArrays));
+  return static_cast<int>(integer(attributes, "parameters", kMostCount));
 }
 
 [[noreturn]] void wrong(size_t input, const std::string& constraint) {
@@ -144,7 +143,7 @@ MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* in, s
 // MXNet asks for the shapes of outputs even where it has them. The numbers in the inputs are not read.
 MXReturnValue settle_parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] {
-    *inputs = *outputs = static_cast<int>(integer(attributes, "weights", std::numeric_limits<int>::max()));
+    *inputs = *outputs = static_cast<int>(integer(attributes, "weights", kMostCount));
   });
 }
 

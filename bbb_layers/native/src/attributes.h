@@ -20,6 +20,10 @@ const std::string& text(const Attributes& attributes, const char* name);
 constexpr int64_t kMostInteger = 999999999999999999;
 int64_t integer(const Attributes& attributes, const char* name, int64_t most = kMostInteger);
 
+// The most Parameters of a step, and the most components of a mixture. MXNet and this library take memory for as many
+// arrays and numbers as an attribute says, before anything compares it with what is there.
+constexpr int64_t kMostCount = 1048576;
+
 // `count` float32 numbers, written as the hexadecimal digits of their bytes. This form is exact, and it has no decimal
 // point, which differs between locales. std::invalid_argument if there is another number of digits.
 std::vector<float> floats(const Attributes& attributes, const char* name, size_t count);

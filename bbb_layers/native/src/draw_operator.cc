@@ -11,7 +11,6 @@
 //
 // MXNet tells the operator neither which kind of write is asked for (grad_req), nor shapes that are only partly known.
 // The code that builds the graph takes care of both, see bbb_layers/forward/draw.py.
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -34,7 +33,7 @@ struct Settings {
 
   explicit Settings(const Attributes& attributes) {
     kind = static_cast<Kind>(choice(attributes, "kind", {"draw", "split", "spread"}));
-    switched = integer(attributes, "switched") != 0;
+    switched = integer(attributes, "switched", 1) == 1;
     prior.kind = static_cast<PriorKind>(choice(attributes, "prior", {"none", "gaussian", "pair", "mixture"}));
     if (prior.kind == PriorKind::kGaussian) {
       numbers = floats(attributes, "numbers", 3);
@@ -42,7 +41,7 @@ struct Settings {
       prior.precision_root = numbers[1];
       prior.constant = numbers[2];
     } else if (prior.kind != PriorKind::kNone) {
-      prior.components = static_cast<int>(integer(attributes, "components", std::numeric_limits<int>::max()));
+      prior.components = static_cast<int>(integer(attributes, "components", kMostCount));
       if (prior.components < 1 || (prior.kind == PriorKind::kPair && prior.components != 2)) {
         throw std::invalid_argument("components must be at least 1, and 2 for a pair");
       }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "errors.h"
 #include "mxnet/lib_api.h"
 
 namespace bbb_layers {
@@ -24,7 +25,7 @@ MXReturnValue guarded(const Body& body) {
     body();
     return mxnet::ext::MX_SUCCESS;
   } catch (const std::exception& error) {
-    MX_ERROR_MSG << error.what();
+    unread_error() = error.what();
     return mxnet::ext::MX_FAIL;
   }
 }
