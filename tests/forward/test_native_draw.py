@@ -611,7 +611,8 @@ def test_wrong_arrays_raise_before_anything_is_read():
             nd.waitall()
     for changed, message in (({'kind': 'x'}, 'kind must be'), ({'prior': 'x'}, 'prior must be'),
                              ({'prior': 'gaussian'}, 'numbers must be 24'), ({'switched': 'x'}, 'switched must be'),
-                             ({'prior': 'mixture'}, 'components must be'),
+                             ({'prior': 'mixture'}, 'components must be at least 1'),
+                             ({'prior': 'pair', 'components': 3}, 'components must be 2 for a pair'),
                              ({'prior': 'mixture', 'components': 2, 'numbers': '00'}, 'numbers must be 56'),
                              ({'switched': 2}, 'switched must be at most 1'),
                              # No memory is taken for numbers that are not there.

@@ -474,7 +474,8 @@ def test_arrays_are_checked(compiled, place):
 @pytest.mark.parametrize('changed, message', [
     ({'parameters': -1}, 'parameters must be a whole number'), ({'parameters': None}, 'parameters must be given'),
     ({'parameters': 858993460}, 'parameters must be at most 1048576'),       # 5 times as many are 4 as an int
-    ({'parameters': 1048577}, 'parameters must be at most 1048576'),
+    ({'parameters': 1048577}, 'parameters must be at most 1048576'), ({'parameters': 0}, 'parameters must be at least'),
+    ({'parameters': '\u6f22' * 30}, "saw: '\u6f22{26}'"),      # an error that is cut within a letter could not be read
     ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'),
     ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
     ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'), ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),
@@ -554,9 +555,13 @@ def test_two_threads_that_fail_at_the_same_time_read_their_own_errors(compiled, 
     assert found == {version: [f'MXNet must be 1.9.1 (saw: {version})'] for version in (1, 2)}
 
 
-def test_a_count_of_weights_has_a_bound(compiled):
-    with pytest.raises(mx.MXNetError, match='weights must be at most 1048576'):
-        native.operator(nd, '_bbb_layers_adam_settle')(nd.ones(3), weights=1048577, step=0)
+@pytest.mark.parametrize('weights, message', [(1048577, 'most 1048576'), (0, r"least 1 \(saw: '0'\)")])
+def test_a_count_of_weights_has_bounds(compiled, weights, message):
+    """MXNet takes memory for as many outputs, and dies of an operator without any, also where nothing is computed."""
+    with pytest.raises(mx.MXNetError, match=f'weights must be at {message}'):
+        native.operator(mx.sym, '_bbb_layers_adam_settle')(mx.sym.Variable('x'), weights=weights, step=0)
+    with pytest.raises(mx.MXNetError, match=f'weights must be at {message}'):
+        native.operator(nd, '_bbb_layers_adam_settle')(nd.ones(3), weights=weights, step=0)
 
 
 def test_unknown_operator(compiled):

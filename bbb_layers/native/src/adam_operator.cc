@@ -56,11 +56,6 @@ Waiting& waiting() {
   return *instance;
 }
 
-// How many Parameters there are. The number of arrays fits into an int.
-int count(const Attributes& attributes) {
-  return static_cast<int>(integer(attributes, "parameters", kMostCount));
-}
-
 [[noreturn]] void wrong(size_t input, const std::string& constraint) {
   throw std::invalid_argument(std::string(kNames[input % kArrays]) + " of Parameter " +
                               std::to_string(input / kArrays) + " " + constraint);
@@ -73,7 +68,7 @@ void check_float(const MXTensor& tensor, size_t input) {
 
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] {
-    *inputs = kArrays * count(attributes);
+    *inputs = kArrays * count(attributes, "parameters");
     *outputs = 1;
   });
 }
@@ -99,7 +94,7 @@ MXReturnValue shapes(const Attributes&, Shapes* in, Shapes* out) {
 
 MXReturnValue mutated(const Attributes& attributes, std::vector<int>* indices) {
   return guarded([&] {
-    const int parameters = count(attributes);
+    const int parameters = count(attributes, "parameters");
     for (int i = 0; i < parameters; ++i) {
       for (int array : {0, 3, 4}) indices->push_back(kArrays * i + array);
     }
@@ -109,7 +104,7 @@ MXReturnValue mutated(const Attributes& attributes, std::vector<int>* indices) {
 MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out,
                       const OpResource&) {
   return guarded([&] {
-    const size_t parameters = count(attributes);
+    const size_t parameters = count(attributes, "parameters");
     const int64_t step = integer(attributes, "step");
     if (in->size() != kArrays * parameters) throw std::invalid_argument("there must be 5 arrays for each Parameter");
     const std::vector<float> lrs = floats(attributes, "lrs", parameters), wds = floats(attributes, "wds", parameters);
@@ -143,7 +138,7 @@ MXReturnValue forward(const Attributes& attributes, std::vector<MXTensor>* in, s
 // MXNet asks for the shapes of outputs even where it has them. The numbers in the inputs are not read.
 MXReturnValue settle_parse(const Attributes& attributes, int* inputs, int* outputs) {
   return guarded([&] {
-    *inputs = *outputs = static_cast<int>(integer(attributes, "weights", kMostCount));
+    *inputs = *outputs = count(attributes, "weights");
   });
 }
 

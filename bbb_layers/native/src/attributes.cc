@@ -1,15 +1,12 @@
 // Licensed under the Apache License, Version 2.0; see the file LICENSE.
 #include "attributes.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
 namespace bbb_layers {
 namespace {
-
-[[noreturn]] void bad(const char* name, const std::string& value, const std::string& constraint) {
-  throw std::invalid_argument(std::string(name) + " must be " + constraint + " (saw: '" + value.substr(0, 80) + "')");
-}
 
 int digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -18,6 +15,13 @@ int digit(char c) {
 }
 
 }  // namespace
+
+void bad(const char* name, const std::string& value, const std::string& constraint) {
+  // The value comes from Python in UTF-8, and Python cannot read an error that ends within a letter.
+  size_t end = std::min<size_t>(value.size(), 80);
+  while (end > 0 && end < value.size() && (static_cast<unsigned char>(value[end]) & 0xc0) == 0x80) --end;
+  throw std::invalid_argument(std::string(name) + " must be " + constraint + " (saw: '" + value.substr(0, end) + "')");
+}
 
 const std::string& text(const Attributes& attributes, const char* name) {
   const auto found = attributes.find(name);
@@ -33,6 +37,12 @@ int64_t integer(const Attributes& attributes, const char* name, int64_t most) {
   const int64_t number = std::stoll(value);
   if (number > most) bad(name, value, "at most " + std::to_string(most));
   return number;
+}
+
+int count(const Attributes& attributes, const char* name) {
+  const int64_t number = integer(attributes, name, 1048576);
+  if (number < 1) bad(name, text(attributes, name), "at least 1");
+  return static_cast<int>(number);
 }
 
 std::vector<float> floats(const Attributes& attributes, const char* name, size_t count) {

@@ -13,6 +13,9 @@ namespace bbb_layers {
 
 using Attributes = std::unordered_map<std::string, std::string>;
 
+// Throws std::invalid_argument, with the beginning of the value.
+[[noreturn]] void bad(const char* name, const std::string& value, const std::string& constraint);
+
 // The text of the attribute; std::invalid_argument if it is missing.
 const std::string& text(const Attributes& attributes, const char* name);
 
@@ -20,9 +23,10 @@ const std::string& text(const Attributes& attributes, const char* name);
 constexpr int64_t kMostInteger = 999999999999999999;
 int64_t integer(const Attributes& attributes, const char* name, int64_t most = kMostInteger);
 
-// The most Parameters of a step, and the most components of a mixture. MXNet and this library take memory for as many
-// arrays and numbers as an attribute says, before anything compares it with what is there.
-constexpr int64_t kMostCount = 1048576;
+// The attribute as a whole number from 1 to 1048576; otherwise std::invalid_argument. It is for the number of arrays or
+// of components: MXNet and this library take memory for as many as an attribute says, before anything compares it with
+// what is there, and MXNet dies of an operator without outputs.
+int count(const Attributes& attributes, const char* name);
 
 // `count` float32 numbers, written as the hexadecimal digits of their bytes. This form is exact, and it has no decimal
 // point, which differs between locales. std::invalid_argument if there is another number of digits.

@@ -41,17 +41,17 @@ struct Settings {
       prior.precision_root = numbers[1];
       prior.constant = numbers[2];
     } else if (prior.kind != PriorKind::kNone) {
-      prior.components = static_cast<int>(integer(attributes, "components", kMostCount));
-      if (prior.components < 1 || (prior.kind == PriorKind::kPair && prior.components != 2)) {
-        throw std::invalid_argument("components must be at least 1, and 2 for a pair");
+      prior.components = count(attributes, "components");
+      if (prior.kind == PriorKind::kPair && prior.components != 2) {
+        bad("components", text(attributes, "components"), "2 for a pair");
       }
-      const size_t count = prior.components;
-      numbers = floats(attributes, "numbers", 2 * count + 3);
+      const size_t components = prior.components;
+      numbers = floats(attributes, "numbers", 2 * components + 3);
       prior.narrowest_inverse = numbers[0];
       prior.constant_gap = numbers[1];
       prior.ratio_gap = numbers[2];
       prior.constants = numbers.data() + 3;
-      prior.ratios = numbers.data() + 3 + count;
+      prior.ratios = numbers.data() + 3 + components;
     }
   }
 
@@ -69,7 +69,7 @@ struct Settings {
     for (size_t i = 0; i < choices.size(); ++i) {
       if (value == choices[i]) return static_cast<int>(i);
     }
-    throw std::invalid_argument(std::string(name) + " must be another (saw: '" + value + "')");
+    bad(name, value, "another");
   }
 };
 
