@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tempfile
+import zipfile
 from typing import Any, Dict, Tuple, Union
 
 import numpy as np
@@ -142,14 +143,45 @@ def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError(f'{path}: damaged or cut off: its checksum does not fit')
     try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(arrays.pop('meta').tobytes().decode('utf-8'))
+        arrays = _arrays(payload)
+        meta = json.loads(arrays.pop('meta').tobytes().decode('utf-8'), object_pairs_hook=_distinct)
         if known == 1 and 'trainer' in meta:
             _upgrade(meta['trainer'])
         return meta, arrays
-    except Exception as error:      # zipfile and numpy raise errors of many classes
+    except Exception as error:      # zipfile and NumPy raise errors of many classes
         raise ValueError(f'{path}: must be a checkpoint of bbb_layers (saw: {error})') from None
+
+
+def _arrays(payload):
+    """Name -> array of a file in the format of ``np.savez``, as :func:`write` makes it; otherwise ValueError.
+
+    ``np.load`` is more generous. It takes the last of two arrays with one name, unpacks a compressed array to any size,
+    returns the bytes of a part that does not begin as an array does, and does not look at what follows an array. It
+    also takes arrays in the order of Fortran, where one changed word in a header transposes an array in silence.
+    """
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        for member in archive.infolist():
+            name, suffix = os.path.splitext(member.filename)
+            if suffix != '.npy':
+                raise ValueError(f'{member.filename} is no array')
+            if name in arrays:
+                raise ValueError(f'two arrays with the name {name}')
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f'{name} is compressed')
+            stream = io.BytesIO(archive.read(member))
+            arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1) or not arrays[name].flags.c_contiguous:
+                raise ValueError(f'{name} has more bytes than its shape says, or is not in the order of C')
+    return arrays
+
+
+def _distinct(pairs):
+    """The dict of ``pairs`` from JSON; ValueError if two of them have the same key, of which Python takes the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError('two entries with one name')
+    return found
 
 
 def _upgrade(trainer):

@@ -54,6 +54,8 @@ def pack(prefix: str, block: Block, arrays: Dict[str, np.ndarray]) -> List[str]:
 def unpack(path: Path, prefix: str, block: Block, names: Any, arrays: Dict[str, np.ndarray]) -> List[Loaded]:
     """Check that the Parameters in a file fit ``block``; returns them with the values that they are to get."""
     params = block._collect_params_with_prefix()
+    if not isinstance(names, list) or len(set(names)) < len(names):
+        raise ValueError(f'{path}: must list each Parameter once (saw: {names!r})')
     if set(names) != set(params):
         raise ValueError(f'{path}: must hold the Parameters of this {type(block).__name__}: '
                          f'{sorted(set(params) - set(names))} missing, {sorted(set(names) - set(params))} too many')
@@ -64,13 +66,27 @@ def unpack(path: Path, prefix: str, block: Block, names: Any, arrays: Dict[str, 
         if param.shape is not None and (len(param.shape) != value.ndim or any(
                 size not in (0, -1, known) for size, known in zip(param.shape, value.shape))):
             raise ValueError(f'{path}: Parameter {name} must have the shape {param.shape} (saw: {value.shape})')
+        if value.size == 0:     # MXNet takes a 0 in a shape for a size that is not known yet
+            raise ValueError(f'{path}: Parameter {name} must not be empty (saw: {value.shape})')
         if np.dtype(param.dtype) != value.dtype:
             raise ValueError(f'{path}: Parameter {name} must be {np.dtype(param.dtype)} (saw: {value.dtype})')
-        if each is not None and (each.shape[1:] != value.shape or each.dtype != value.dtype):
+        if each is not None and (len(each.shape) != value.ndim + 1 or each.shape[1:] != value.shape
+                                 or each.dtype != value.dtype):
             raise ValueError(f'{path}: Parameter {name} must be {value.dtype}, {value.shape} on each context '
                              f'(saw: {each.dtype}, {each.shape[1:]})')
         found.append(Loaded(param, value, each))
+    _check_rhos(path, params, found)
     return found
+
+
+def _check_rhos(path, params, found):
+    """Raise ValueError if a rho has another shape than its mu. The shape of neither may be known before."""
+    shapes = {id(loaded.param): loaded.value.shape for loaded in found}
+    for name, param in params.items():
+        if isinstance(param, RhoParameter):
+            shape, wanted = shapes[id(param)], shapes.get(id(param.mu))
+            if wanted is not None and shape != wanted:
+                raise ValueError(f'{path}: Parameter {name} must have the shape {wanted} of its mean (saw: {shape})')
 
 
 def priors_of(net: Block) -> Dict[str, str]:

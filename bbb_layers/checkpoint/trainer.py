@@ -3,12 +3,12 @@
 import copy
 import numbers
 from functools import partial
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Union
 
 import numpy as np
 from mxnet import ndarray
 from mxnet.gluon import Trainer
-from mxnet.optimizer import Updater
+from mxnet.optimizer import Optimizer, Updater
 
 from .._mxnet.checks import check_finite, is_one_of
 from ..training.handlers import STEP, set_loaded_step
@@ -17,32 +17,44 @@ from ..training.schedules import check_step
 from .file import Path
 from .names import MEANS, arguments, attributes, class_name, same, same_class
 
-__all__ = ['updaters_of', 'pack', 'unpack']
+__all__ = ['updaters_of', 'pack', 'unpack', 'hand_out', 'state_names']
 
 #: Arguments whose attributes training changes: the Trainer sets rescale_grad, and MXNet's schedules reduce base_lr.
 _PROGRESS = ('rescale_grad', 'base_lr')
 #: Attributes in which MXNet's constructors keep arguments of another name, and which training does not change.
 _ARGUMENTS = ('base_lr_orig', 'float_stable_eps', 'power', 'warmup_final_lr')
+#: Attributes of MXNet's optimizers and schedules that count.
+_COUNTS = ('num_update', 'count', 'cur_step_ind')
 #: The attributes of a Trainer's Parameters that control its updates.
 _BY_PARAMETER = ('lr_mult', 'wd_mult', 'grad_req')
 
 
 def updaters_of(trainer: Trainer) -> List[Updater]:
-    """The updaters of a Trainer, one for each context.
+    """The updaters of a Trainer, one for each context. Its kvstore is started.
 
     Raises
     ------
     ValueError
         If the Trainer updates its Parameters on a kvstore.
     """
+    _begin(trainer)
+    hand_out(trainer)
+    return trainer._updaters
+
+
+def _begin(trainer):
+    """Start a Trainer's kvstore, which must not update the Parameters."""
     if not trainer._kv_initialized:
         trainer._init_kvstore()
-    if trainer._params_to_init:
-        trainer._init_params()
     if trainer._update_on_kvstore:
         raise ValueError('trainer must not update its Parameters on a kvstore, where the states are: make it with '
                          'update_on_kvstore=False')
-    return trainer._updaters
+
+
+def hand_out(trainer: Trainer) -> None:
+    """Let a kvstore that has just started copy the first context's Parameters to all contexts, as it does once."""
+    if trainer._params_to_init:
+        trainer._init_params()
 
 
 def pack(trainer: Trainer, names: List[str], arrays: Dict[str, np.ndarray]) -> Dict[str, Any]:
@@ -84,6 +96,8 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
            arrays: Dict[str, np.ndarray]) -> List[Callable[[], Any]]:
     """Check that the description of a Trainer in a file fits; returns the functions to call then, in this order.
 
+    The kvstore is started, but copies no Parameters yet, see :func:`hand_out`.
+
     Parameters
     ----------
     path : str or os.PathLike
@@ -93,7 +107,8 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
     meta, arrays : dict
         What :func:`pack` made.
     """
-    updaters, optimizer = updaters_of(trainer), trainer.optimizer
+    _begin(trainer)
+    optimizer = trainer.optimizer
     changes: List[Callable[[], Any]] = []
     for name, what, thing in (('schedule', 'lr_scheduler', optimizer.lr_scheduler),
                               ('optimizer', 'optimizer', optimizer)):
@@ -108,13 +123,16 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
     _check_names(path, places, meta, per_parameter)
     for name, saved in per_parameter.items():
         param = trainer._params[places[name]]
-        _check_multipliers(path, name, saved)
+        _check_multipliers(path, name, param, saved)
         changes.extend(partial(setattr, param, attribute, saved[attribute]) for attribute in _BY_PARAMETER
                        if getattr(param, attribute) != saved[attribute])
-    counts = {places[name]: _count(path, name, count) for name, count in meta['counts'].items()}
+    counts = {places[name]: _count(path, f'the count of {name}', count) for name, count in meta['counts'].items()}
     for context in trainer._contexts:
         changes.append(partial(_set_counts, optimizer, context.device_id, counts))
-    for updater in updaters:
+    state_arrays = list(state_names(meta['states']))
+    if len(set(state_arrays)) < len(state_arrays):
+        raise ValueError(f'{path}: each state must have an array of its own (saw: {state_arrays})')
+    for updater in trainer._updaters:
         states = {places[name]: _unpack_states(path, trainer, places[name], name, state, arrays)
                   for name, state in meta['states'].items()}
         changes.append(partial(_set_states, updater, states))
@@ -132,18 +150,38 @@ def _check_names(path, places, meta, per_parameter):
                          f'(saw: also {", ".join(more)})')
 
 
-def _check_multipliers(path, name, saved):
+def _check_multipliers(path, name, param, saved):
     for attribute in ('lr_mult', 'wd_mult'):
-        check_finite(f'{path}: {attribute} of {name}', saved[attribute])
+        _check_float32(f'{path}: {attribute} of {name}', saved[attribute])
     if not is_one_of(saved['grad_req'], ('write', 'add', 'null')):
         raise ValueError(f"{path}: grad_req of {name} must be 'write', 'add' or 'null' "
                          f'(saw: {saved["grad_req"]!r})')
+    if not param._differentiable and saved['grad_req'] != 'null':
+        raise ValueError(f"{path}: grad_req of {name}, which has no gradient, must be 'null' "
+                         f'(saw: {saved["grad_req"]!r})')
 
 
-def _count(path, name, count):
-    if not isinstance(count, int) or count < 0:
-        raise ValueError(f'{path}: the count of {name} must be a whole number of at least 0 (saw: {count!r})')
+def _check_float32(what, value):
+    """Raise an error if ``value`` is no number, or too large for a float32: MXNet's operators do not read it then."""
+    if not abs(check_finite(what, value)) < 3.4e38:
+        raise ValueError(f'{what} must be finite in float32 (saw: {value!r})')
+
+
+def _count(path, what, count):
+    # MXNet computes powers of counts, which fail for too large ones.
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2 ** 31:
+        raise ValueError(f'{path}: {what} must be a whole number of at least 0 and below 2 ** 31 (saw: {count!r})')
     return count
+
+
+def state_names(states: Union[Dict[str, Any], Iterable[Any]]) -> Iterator[str]:
+    """The names of all arrays of the states in a file, where one may come more than once."""
+    # What is neither None, nor a list, nor a name, is refused when it is compared with the optimizer's states.
+    for state in states.values() if isinstance(states, dict) else states:
+        if isinstance(state, list):
+            yield from state_names(state)
+        elif isinstance(state, str) and state.startswith('states/'):
+            yield state
 
 
 def _unpack_states(path, trainer, place, name, state, arrays):
@@ -159,7 +197,7 @@ def _unpack_state(path, param, optimizer, state, like, arrays):
         return tuple(_unpack_state(path, param, optimizer, *parts, arrays) for parts in zip(state, like))
     if state is None and like is None:
         return None
-    if not isinstance(state, str) or not isinstance(like, ndarray.NDArray):
+    if not isinstance(state, str) or not state.startswith('states/') or not isinstance(like, ndarray.NDArray):
         raise ValueError(f'{path}: the states of Parameter {param.name} must be those of {type(optimizer).__name__} '
                          f'(saw: {state!r})')
     array = arrays[state]
@@ -197,7 +235,11 @@ def _changed(path, what, thing, saved):
         if name in settings:
             raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {has.get(name)!r}); '
                              'make the Trainer as it was made, and change it after loading')
-        changed[name] = _as_kind_of(path, what, name, has.get(name), value)
+        if callable(getattr(type(thing), name, None)) or (isinstance(thing, Optimizer)
+                                                          and isinstance(has.get(name), dict)):
+            raise ValueError(f'{path}: {name} must not be among the attributes of the {what}, since it is a method, or '
+                             f'has an entry for each Parameter (saw: {value!r})')
+        changed[name] = _as_kind_of(path, what, name, thing, value)
     return changed
 
 
@@ -223,12 +265,21 @@ def _settings(thing):
     return names.difference(_PROGRESS)
 
 
-def _as_kind_of(path, what, name, had, value):
-    """``value`` from JSON, in the type of ``had`` if this is a tuple, a NumPy type or a class derived from dict."""
-    if value is None:
+def _as_kind_of(path, what, name, thing, value):
+    """``value`` from JSON, in the type of the attribute if this is a tuple, a NumPy type or derived from dict."""
+    had = getattr(thing, '__dict__', {}).get(name)
+    # In a class of MXNet's or of this package, an attribute stays of its kind. Other classes may do what they like.
+    known = type(thing).__module__.partition('.')[0] in ('mxnet', __name__.partition('.')[0])
+    if name == 'num_update' and isinstance(thing, Optimizer) or known and name in _COUNTS:
+        return _count(path, f'{name} of the {what}', value)
+    if known and had is not None and isinstance(had, bool) != isinstance(value, bool):
+        raise ValueError(f'{path}: {name} of the {what} must be of the kind of {had!r} (saw: {value!r})')
+    if value is None and not known:
         return None
     if isinstance(had, numbers.Real) and not isinstance(had, bool):
-        check_finite(f'{path}: {name} of the {what}', value)
+        (_check_float32 if known else check_finite)(f'{path}: {name} of the {what}', value)
+    if isinstance(had, tuple) and not isinstance(value, list):
+        raise ValueError(f'{path}: {name} of the {what} must be a list (saw: {value!r})')
     if isinstance(had, (tuple, np.generic)):
         return type(had)(value)
     if isinstance(had, dict) and isinstance(value, dict):

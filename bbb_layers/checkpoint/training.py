@@ -14,6 +14,7 @@ from ..training.loss import BBBLoss
 from . import parameters
 from .file import Path, read, write
 from .names import arguments, attributes, class_name, plain, same, same_class, what_json_holds
+from .trainer import hand_out, state_names
 from .trainer import pack as pack_trainer
 from .trainer import unpack as unpack_trainer
 from .trainer import updaters_of
@@ -133,7 +134,7 @@ def load_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None,
             changes, facts = _changes(path, net, trainer, loss, meta, arrays), meta['facts']
             if not isinstance(facts, dict):
                 raise TypeError(f'facts are {facts!r}')
-    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         # The checksum is right, but another program or another version wrote the file.
         raise ValueError(f'{path}: must hold what save_checkpoint writes '
                          f'(saw: {type(error).__name__}: {error})') from None
@@ -144,6 +145,7 @@ def load_checkpoint(path: Path, net: Block, trainer: Optional[Trainer] = None,
 
 def _changes(path, net, trainer, loss, meta, arrays):
     """Check that the whole file fits; returns the functions to call then, in this order."""
+    _check_arrays(path, meta, arrays)
     params = parameters.unpack(path, 'params', net, meta['params'], arrays)
     changes: List[Callable[[], Any]] = []
     for name, value in (('loss', loss), ('trainer', trainer)):
@@ -154,7 +156,10 @@ def _changes(path, net, trainer, loss, meta, arrays):
     if loss is not None:
         params += parameters.unpack(path, 'loss', loss, meta['loss'], arrays)
         _check_loss(path, loss, meta)
-        if meta['kl_weight'] is not None:
+        had = getattr(loss, 'kl_weight', None)
+        if (meta['kl_weight'] is None) != (had is None):
+            raise ValueError(f'{path}: the loss must have a kl_weight exactly if it had one (saw: {had!r})')
+        if had is not None:
             kl_weight = check_not_negative(f'{path}: kl_weight', meta['kl_weight'])
             changes.append(partial(setattr, loss, 'kl_weight', kl_weight))
     if trainer is not None:
@@ -162,7 +167,18 @@ def _changes(path, net, trainer, loss, meta, arrays):
             if loaded.param._data is None:
                 loaded.set()    # a Trainer cannot start with Parameters that are not initialized
         changes += unpack_trainer(path, trainer, _names(trainer, net, loss), meta['trainer'], arrays)
-    return [loaded.set for loaded in params] + changes
+    first = [] if trainer is None else [partial(hand_out, trainer)]
+    return first + [loaded.set for loaded in params] + changes
+
+
+def _check_arrays(path, meta, arrays):
+    """Raise ValueError if a file has an array that no entry names; an array under a wrong name would be left out."""
+    known = {f'{prefix}/{name}' for prefix in ('params', 'loss') for name in meta.get(prefix, ())}
+    known.update([f'contexts/{name}' for name in known])
+    known.update(state_names(meta.get('trainer', {}).get('states', {})))
+    unknown = sorted(set(arrays) - known)
+    if unknown:
+        raise ValueError(f'{path}: must hold no arrays but those of its entries (saw: also {", ".join(unknown)})')
 
 
 def _check_priors(path, net, saved):
@@ -229,16 +245,17 @@ def _check(net, trainer, loss):
 @contextlib.contextmanager
 def _unchanged_if_refused(trainer, *blocks):
     """If the body raises, undo the initialization of Parameters and the start of the Trainer's kvstore."""
-    params = [(param, dict(vars(param))) for block in blocks if block is not None
+    things = [param for block in blocks if block is not None
               for param in block._collect_params_with_prefix().values() if param._data is None]
-    begun = trainer is not None and trainer._kv_initialized
+    if trainer is not None and not trainer._kv_initialized:
+        things.append(trainer)
+    before = [(thing, dict(vars(thing))) for thing in things]
     try:
         yield
     except BaseException:
-        for param, attributes in params:
-            vars(param).update(attributes)
-        if params and trainer is not None and not begun:
-            trainer._reset_kvstore()
+        for thing, attributes in before:
+            vars(thing).clear()
+            vars(thing).update(attributes)
         raise
 
 
