@@ -37,12 +37,12 @@ def updaters_of(trainer: Trainer) -> List[Updater]:
     ValueError
         If the Trainer updates its Parameters on a kvstore.
     """
-    _begin(trainer)
+    _start_kvstore(trainer)
     hand_out(trainer)
     return trainer._updaters
 
 
-def _begin(trainer):
+def _start_kvstore(trainer):
     """Start a Trainer's kvstore, which must not update the Parameters."""
     if not trainer._kv_initialized:
         trainer._init_kvstore()
@@ -107,7 +107,7 @@ def unpack(path: Path, trainer: Trainer, names: List[str], meta: Dict[str, Any],
     meta, arrays : dict
         What :func:`pack` made.
     """
-    _begin(trainer)
+    _start_kvstore(trainer)
     optimizer = trainer.optimizer
     changes: List[Callable[[], Any]] = []
     for name, what, thing in (('schedule', 'lr_scheduler', optimizer.lr_scheduler),
