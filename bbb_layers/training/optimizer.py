@@ -75,8 +75,7 @@ class _Group:
         self.rest = [place for place, can in enumerate(fusable) if not can]
         self._inputs = classic([array for place in self.fused
                                 for array in (weights[place], weights[place], grads[place]) + states[place]])
-        self._settled = classic([weights[place] for place in settling])
-        self._shaped_like_them = classic([states[place][0] for place in settling])
+        self._settled, self._shaped_like_them = (self._inputs[first:5 * len(settling):5] for first in (0, 3))
 
     @staticmethod
     def _flat(weights, grads, states):

@@ -577,6 +577,26 @@ def test_other_settings_are_refused(tmp_path, optimizer, one, other, message):
     assert repr(trained.everything()) == before
 
 
+class Warm(mx.lr_scheduler.LRScheduler):
+    """A schedule of a user's own, which fills in an attribute when it begins."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.seen = None
+
+    def __call__(self, num_update):
+        self.seen = {'last': num_update}
+        return self.base_lr
+
+
+def test_an_attribute_of_a_users_schedule_may_become_a_dict(tmp_path):
+    path = str(tmp_path / 'run.checkpoint')
+    Linear('sgd', {'lr_scheduler': Warm()}).steps(0, 1).save(path)
+    other = Linear('sgd', {'lr_scheduler': Warm()})
+    other.load(path)
+    assert other.trainer.optimizer.lr_scheduler.seen == {'last': 2}
+
+
 def test_another_class_of_the_same_name_is_refused(tmp_path):
     path = str(tmp_path / 'run.checkpoint')
     Linear(SGD()).steps(0).save(path)

@@ -1163,6 +1163,25 @@ def test_block_load_of_another_prefix(loss_first, tmp_path):
             np.testing.assert_allclose(loss_fn.kl.asscalar(), kl_divergence(net).asscalar(), rtol=1e-5)
 
 
+def test_block_load_and_a_kl_divergence_of_draws(tmp_path):
+    """Catches a graph of Block.load, which has no KL terms, that is kept: the terms would come from other draws."""
+    net = BayesDense(1, in_units=1, use_bias=False, prior=ScaleMixturePrior(0.5, 1., 0.1), initial_sigma=0.3)
+    net.initialize(mx.init.Constant(0.2))
+    net.hybridize()
+    x = nd.ones((1, 1))
+    net(x)
+    net.save(str(tmp_path / 'net'))
+    loss_fn = BBBLoss(net, NUM_TRAIN, likelihood=gluon.loss.L2Loss())
+    net.load(str(tmp_path / 'net'))
+    for _ in range(3):
+        with autograd.record():
+            w = net(x)
+            loss_fn(w, x)
+        entropy = 0.5 + np.log(0.3 * np.sqrt(2 * np.pi))
+        log_p = net.weight_rho.prior.log_prob(w.reshape((1,))).asscalar()
+        np.testing.assert_allclose(loss_fn.kl.asscalar(), -entropy - log_p, rtol=1e-4)
+
+
 def test_gradient_buffers_that_are_made_anew(mode):
     """A static graph of MXNet's goes on writing into the old ones: all gradients would stay 0 without a word."""
     net = make(sequential, mode)

@@ -423,5 +423,6 @@ def test_summary_handler_checks_its_arguments():
     training.logger.handlers = []
     with pytest.raises(ValueError, match='at least one Bayesian layer'):
         training.fit(data(), epochs=1, event_handlers=[SummaryHandler(Writer(), training.train_metrics)])
+    assert training.trainer.optimizer.num_update == 0       # before the first batch, and not after the first epoch
     training.fit(data(), epochs=1, event_handlers=[
         SummaryHandler(Writer(), training.train_metrics, histograms=False)])

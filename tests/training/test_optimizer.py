@@ -392,6 +392,13 @@ def test_other_arrays_than_before(calls):
     assert len(trainer.optimizer._groups) <= 3 and sizes(calls) == 6 * [3]
 
 
+def test_arrays_that_come_again_are_not_sorted_out_again(calls, monkeypatch):
+    made, group = [], optimizer_module._Group
+    monkeypatch.setattr(optimizer_module, '_Group', lambda *arrays: made.append(arrays) or group(*arrays))
+    train('fusedadam', make_params(SMALL), steps=3)
+    assert len(made) == 1 and sizes(calls) == 3 * [len(SMALL)]
+
+
 def test_groups_are_forgotten(calls, monkeypatch):
     monkeypatch.setattr(optimizer_module, '_MOST_GROUPS', 4)
     optimizer = FusedAdam()

@@ -94,9 +94,9 @@ def test_a_step_of_0_counts_where_it_is_given(tmp_path, given, first):
     handler = schedules.KLWeightHandler(schedule, **({'step': 0} if given == 'argument' else {}))
     training.trainer.load_states(path)
     if given == 'attribute':
-        handler.step = 0
+        handler.step = 0.
     training.fit(loader, epochs=1, event_handlers=[handler])
-    assert seen == [first, first + 1, first + 2]
+    assert seen == [first, first + 1, first + 2] and {type(step) for step in seen} == {int}
 
 
 def test_handler_needs_a_bbb_loss():
