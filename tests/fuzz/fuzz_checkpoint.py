@@ -279,6 +279,7 @@ def damaged_arrays(random, members, place):
         members.append((name, random.choice(members)[1]))
     elif kind == 2:
         del members[place]
+        changes_values = changes_values or name.startswith('contexts/')     # contexts that do not differ have none
     elif kind == 3:
         shape = random.choice([(array.size,), (1,) + array.shape, array.shape + (1,), array.shape[::-1], (),
                                (0,) + array.shape[1:], (array.size + 1,)])

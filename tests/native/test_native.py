@@ -478,7 +478,9 @@ def test_arrays_are_checked(compiled, place):
     ({'parameters': '\u6f22' * 30}, "saw: '\u6f22{26}'"),      # an error that is cut within a letter could not be read
     ({'parameters': 2}, 'num_inputs'), ({'step': 'x'}, 'step must be a whole number'),
     ({'lrs': ''}, 'lrs must be 8 hexadecimal'),
-    ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'), ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),
+    ({'lrs': '0000000G'}, 'lrs must be hexadecimal digits'),
+    ({'lrs': '0000000g'}, 'lrs must be hexadecimal digits'), ({'lrs': '0000000:'}, 'lrs must be hexadecimal digits'),
+    ({'wds': floats(1, 2)}, 'wds must be 8 hexadecimal'),
     ({'settings': floats(1)}, 'settings must be 40 hexadecimal'), ({'settings': None}, 'settings must be given')])
 def test_attributes_are_checked(compiled, changed, message):
     arrays = arrays_of()
