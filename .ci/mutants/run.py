@@ -258,8 +258,8 @@ def phases_of_python(slot, mutant, source, touched):
 
 def phases_of_kernels(slot):
     cache = {'BBB_LAYERS_CACHE': str(slot.folder / 'cache')}
-    for test in TESTS_OF_KERNELS:
-        yield [test], 600, cache
+    for marker, seconds in [('not costly', 300), ('costly', 600)]:      # costly ones compile the library again
+        yield ['-m', marker, *TESTS_OF_KERNELS], seconds, cache
     names = slot.folder / 'chosen.txt'
     names.write_text('', encoding='utf-8')
     yield ['-p', 'chosen'], 3000, {**cache, 'CHOSEN_TESTS': str(names), 'CHOSEN_TESTS_EXCEPT': '1'}

@@ -137,8 +137,11 @@ def wrong_values(target, before, parts, meta, arrays):
     for what, thing in (('optimizer', optimizer), ('schedule', optimizer.lr_scheduler)):
         if thing is not None:
             for name, wanted in saved[what]['attributes'].items():
-                if name not in MEANS:
-                    compare(f'{name} of the {what}', getattr(thing, name, None), wanted)
+                own = getattr(thing, name, None)
+                stayed = f'{type(own).__name__} {own!r}' == before.get(f'{what}/{name}')
+                # A run keeps a setting that equals the file's, such as True where the file has 1.
+                if name not in MEANS and not (stayed and same(own, wanted, strict=False)):
+                    compare(f'{name} of the {what}', own, wanted)
             for name in vars(thing).keys() - saved[what]['attributes'].keys() - {'param_dict', 'lr_scheduler'}:
                 if not name.startswith('_'):
                     value = getattr(thing, name)
@@ -156,13 +159,15 @@ def bits(array):
     return str(array.dtype), array.shape, array.tobytes()
 
 
-def same(one, other):
-    """Whether two values are equal, where NaN equals NaN, a list equals a tuple, and True is not 1."""
+def same(one, other, strict=True):
+    """Whether two values are equal, where NaN equals NaN, a list equals a tuple, and True is not 1 if ``strict``."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(same(*each, strict) for each in zip(one, other))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return isinstance(one, bool) == isinstance(other, bool) and (one == other or (one != one and other != other))
+        return one.keys() == other.keys() and all(same(one[key], other[key], strict) for key in one)
+    if strict and isinstance(one, bool) != isinstance(other, bool):
+        return False
+    return one == other or (one != one and other != other)
 
 
 def has_nan(value):
