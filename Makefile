@@ -1,7 +1,7 @@
 # Two commands do all set-up on a fresh machine: make mnist, make test. For work on it: make quick, make check,
 # make docs.
 #   PYTHON=...  the interpreter to use; by default the newest usable one is looked for
-#   ARGS=...    further arguments of examples/mnist.py or pytest
+#   ARGS=...    further arguments of examples/mnist.py, pytest, .ci/sanitize.py or the benchmark
 
 PYTHON ?=
 ARGS ?=

@@ -8,7 +8,8 @@ For each instruction set of the processor, it runs the programs of tests/native:
 the same on all of them, and sanitized.cc, which says what it does. Then the faults that sanitized.cc makes on purpose
 must be noticed. Objects and programs are left in build/sanitize.
 
-The compiler is the one that CXX names, otherwise g++, clang++ or c++. The exit status is 77 if there is no compiler, or
+The compiler is the one that CXX names, otherwise g++, clang++ or c++. The exit status of
+this script is 77 if there is no compiler, or
 if what it makes for a sanitizer does not run.
 """
 import argparse
@@ -119,6 +120,7 @@ def build(sanitizer, folder):
 
 
 def check(sanitizer, folder, times):
+    print(f'{sanitizer}: compiling', flush=True)
     kernels, sanitized = build(sanitizer, folder)
     start = starter(sanitizer)
     # Passive: threads that wait actively take the processors from the others.
@@ -134,7 +136,7 @@ def check(sanitizer, folder, times):
             continue
         if expected is None:
             expected = bits
-            print(*bits, sep='\n')
+            print('checksums that must be equal on all instruction sets:', *bits, sep='\n    ')
         if bits != expected:
             raise Wrong(f'{instructions} computes other bits: {bits}')
         called(start + [sanitized, *arguments], **variables)
@@ -142,8 +144,8 @@ def check(sanitizer, folder, times):
             status, output = called(start + [sanitized, fault], expected=False, **variables)
             if not status or report not in output:
                 raise Wrong(f'the fault {fault} was not noticed: exit status {status}\n{output[:20000]}')
-        print(f'{sanitizer}, {instructions}: nothing found but {", ".join(FAULTS[sanitizer])}, the faults on purpose',
-              flush=True)
+        print(f'{sanitizer}, {instructions}: no fault was found; the faults that are made on purpose '
+              f'({", ".join(FAULTS[sanitizer])}) were noticed', flush=True)
 
 
 def main():

@@ -149,7 +149,8 @@ def test_the_table_counts(modules, capsys):
     run.table(sample, verdicts)
     printed = capsys.readouterr().out.splitlines()
     assert printed[1].split() == ['priors', '2', '1', '0', '1']
-    assert printed[-1] == '2 of 3 mutants are killed: 66.7%'
+    assert printed[-2] == '2 of 3 mutants that were tried are killed: 66.7%'
+    assert '"open": not tried yet (1)' in printed[-1]
 
 
 def test_a_survivor_is_written_down_once(modules, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@
     .venv/3.11/bin/python .ci/mutants/run.py --seed 1                # 300 mutants of Python and 50 of C++
     .venv/3.11/bin/python .ci/mutants/run.py --seed 1 --only touched # without the whole suite for those that survive
     .venv/3.11/bin/python .ci/mutants/run.py --seed 1 --table        # what is known, without a run
-    .venv/3.11/bin/python .ci/mutants/run.py --again KEY KEY         # the verdict on some survivors is out of date
+    .venv/3.11/bin/python .ci/mutants/run.py --again KEY KEY         # tries these again, and all that are open
 
 The sample follows from the seed and the source: as many mutants from each part of the package as from any other, and
 within a part from each kind of fault as from any other. First, a run of the whole suite notes which tests touch which
@@ -98,7 +98,7 @@ def covered(files, jobs):
         code = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
                               env=environment(ROOT, COVERAGE_FILE=str(data))).returncode
     if code not in (0, 5):      # 5: all tests are slow ones
-        sys.exit(f'the suite fails without a mutant: {log}')
+        sys.exit(f'the tests could not run, or fail without a mutant; {log} has the reason')
     seconds = {}
     for case in xml.etree.ElementTree.parse(report).iter('testcase'):
         name = f'{case.get("classname").replace(".", "/")}.py::{case.get("name")}'
@@ -300,16 +300,20 @@ def table(sample, verdicts):
         print('\n'.join(rows(title, of)), end='\n\n')
     tried = [verdicts[mutant.key]['verdict'] for _, mutant in sample if mutant.key in verdicts]
     if tried:
-        print(f'{tried.count("killed")} of {len(tried)} mutants are killed: {tried.count("killed") / len(tried):.1%}')
+        print(f'{tried.count("killed")} of {len(tried)} mutants that were tried are killed: '
+              f'{tried.count("killed") / len(tried):.1%}')
+        print('"touched": survived the tests that touch the line, and waits for the whole suite. '
+              f'"open": not tried yet ({len(sample) - len(tried)}).')
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seed', type=int, default=1, help='seed of the sample (1)')
     parser.add_argument('--python', type=int, default=300, help='number of mutants of Python (300)')
     parser.add_argument('--cplusplus', type=int, default=50, help='number of mutants of C++ (50)')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='mutants that are tried at a time')
-    parser.add_argument('--only', choices=['touched'], help='leave out the whole suite')
+    parser.add_argument('--only', choices=['touched'], help='do not run the whole suite for those that survive '
+                        'the tests that touch their line')
     parser.add_argument('--again', nargs='*', default=[], metavar='KEY',
                         help='forget these verdicts; "survived" stands for all that survived')
     parser.add_argument('--table', action='store_true', help='print what is known')
@@ -320,10 +324,14 @@ def main():
         for line in results.read_text(encoding='utf-8').splitlines():
             each = json.loads(line)
             verdicts[each['key']] = each
+    known = set(verdicts)
     for key, each in list(verdicts.items()):
         if key in args.again or 'survived' in args.again and each['verdict'] in ('survived', 'touched'):
             del verdicts[key]
 
+    unknown = set(args.again) - known - {'survived'}
+    if unknown:
+        parser.error(f'--again must name mutants that have a verdict (saw: {", ".join(sorted(unknown))})')
     orders = {part: drawn(part, args.seed) for part in [*PARTS, KERNELS]}
     quotas = {part: args.python // len(PARTS) for part in PARTS}
     for part in list(PARTS)[:args.python % len(PARTS)]:

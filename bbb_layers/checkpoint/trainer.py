@@ -233,8 +233,8 @@ def _changed(path, what, thing, saved):
         if name == STEP or name in MEANS or (name in own and same(own[name], value)):
             continue
         if name in settings:
-            raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {has.get(name)!r}); '
-                             'make the Trainer as it was made, and change it after loading')
+            raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as in the file '
+                             f'(saw: {has.get(name)!r}); make the Trainer as it was made, and change it after loading')
         if callable(getattr(type(thing), name, None)) or (isinstance(thing, Optimizer)
                                                           and isinstance(has.get(name), dict)):
             raise ValueError(f'{path}: {name} must not be among the attributes of the {what}, since it is a method, or '
@@ -254,7 +254,7 @@ def _check_class(path, what, thing, saved):
     if kind in [None] + [cls.__name__ for cls in classes] and known.keys() <= getattr(thing, '__dict__', {}).keys():
         return
     was = kind or f'one with {", ".join(sorted(known))}'
-    raise ValueError(f'{path}: the {what} must be {was}, as it was (saw: {class_name(type(thing))})')
+    raise ValueError(f'{path}: the {what} must be {was}, as in the file (saw: {class_name(type(thing))})')
 
 
 def _settings(thing):

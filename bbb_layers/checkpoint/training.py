@@ -185,7 +185,8 @@ def _check_priors(path, net, saved):
     """Raise ValueError if a Parameter has another prior than the saved one."""
     for name, prior in parameters.priors_of(net).items():
         if saved.get(name, prior) != prior:
-            raise ValueError(f'{path}: the prior of Parameter {name} must be {saved[name]}, as it was (saw: {prior})')
+            raise ValueError(f'{path}: the prior of Parameter {name} must be {saved[name]}, as in the file '
+                             f'(saw: {prior})')
 
 
 def _pack_loss(loss):
@@ -201,7 +202,7 @@ def _check_loss(path, loss, meta):
     # Files of the first format have none of these entries.
     num_train = getattr(loss, 'num_train', None)
     if meta.get('num_train', num_train) != num_train:
-        raise ValueError(f'{path}: num_train of the loss must be {meta["num_train"]!r}, as it was '
+        raise ValueError(f'{path}: num_train of the loss must be {meta["num_train"]!r}, as in the file '
                          f'(saw: {num_train!r})')
     parts = _parts(loss)
     for what, saved in meta.get('loss_settings', {}).items():
@@ -209,10 +210,10 @@ def _check_loss(path, loss, meta):
             continue
         kind, now = class_name(type(parts[what])), _settings(parts[what])
         if not same_class(saved.get('class', kind), kind):
-            raise ValueError(f'{path}: class of the {what} must be {saved["class"]!r}, as it was (saw: {kind!r})')
+            raise ValueError(f'{path}: class of the {what} must be {saved["class"]!r}, as in the file (saw: {kind!r})')
         for name, value in saved.items():
             if name in now and not same(value, now[name]):
-                raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as it was (saw: {now[name]!r})')
+                raise ValueError(f'{path}: {name} of the {what} must be {value!r}, as in the file (saw: {now[name]!r})')
 
 
 def _parts(loss):

@@ -144,8 +144,6 @@ class RhoParameter(_FollowsMu):
 
     Attributes
     ----------
-    mask : MaskParameter or None
-        1 where a weight is alive and 0 where it is pruned; None if no weight is pruned.
     prior_parameters : dict
         Name, such as ``prior_mu`` -> Parameter of the prior.
     record : _Record
@@ -179,6 +177,7 @@ class RhoParameter(_FollowsMu):
 
     @property
     def mask(self) -> Optional[MaskParameter]:
+        """A Parameter that is 1 where a weight is alive and 0 where it is pruned; None if no weight is pruned."""
         self._forget_marks()
         if not self.is_pruned:
             return None

@@ -287,7 +287,8 @@ def test_nothing_is_unpickled(saved, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('other, message', [
     (lambda: Run(units=4), 'Parameter 0.weight must have the shape'),
-    (lambda: Run('sgd', {'momentum': 0.9}), r'the optimizer must be mxnet.*\.Adam, as it was \(saw: mxnet.*\.SGD\)'),
+    (lambda: Run('sgd', {'momentum': 0.9}),
+     r'the optimizer must be mxnet.*\.Adam, as in the file \(saw: mxnet.*\.SGD\)'),
     (lambda: Run('adam', {'lr_scheduler': mx.lr_scheduler.FactorScheduler(2)}), 'must have a lr_scheduler exactly if'),
 ], ids=['shape', 'optimizer', 'schedule'])
 def test_what_does_not_fit_changes_nothing(saved, other, message):
@@ -540,7 +541,8 @@ def schedule(name, *args, **kwargs):
 
 
 @pytest.mark.parametrize('optimizer, one, other, message', [
-    ('sgd', {'momentum': 0.9}, {'momentum': 0.8}, r'momentum of the optimizer must be 0.9, as it was \(saw: 0.8\)'),
+    ('sgd', {'momentum': 0.9}, {'momentum': 0.8},
+     r'momentum of the optimizer must be 0.9, as in the file \(saw: 0.8\)'),
     ('sgd', {}, {'wd': 0.5}, 'wd of the optimizer must be 0.0'),
     ('sgd', {}, {'clip_gradient': 0.01}, 'clip_gradient of the optimizer must be None'),
     ('sgd', {}, {'multi_precision': True}, 'multi_precision of the optimizer must be False'),
@@ -560,9 +562,9 @@ def schedule(name, *args, **kwargs):
                                                                            warmup_mode='constant'),
      "warmup_mode of the lr_scheduler must be 'linear'"),
     ('sgd', lambda: schedule('MultiFactor', [2, 4], 0.5), lambda: schedule('MultiFactor', [1, 2, 4], 0.5),
-     r'step of the lr_scheduler must be \[2, 4\], as it was \(saw: \[1, 2, 4\]\)'),
+     r'step of the lr_scheduler must be \[2, 4\], as in the file \(saw: \[1, 2, 4\]\)'),
     ('sgd', lambda: schedule('Factor', 2), lambda: schedule('Poly', 10),
-     'lr_scheduler must be mxnet.lr_scheduler.FactorScheduler, as it was .*PolyScheduler'),
+     'lr_scheduler must be mxnet.lr_scheduler.FactorScheduler, as in the file .*PolyScheduler'),
     ('sgd', lambda: schedule('Factor', 2), {}, 'must have a lr_scheduler exactly if it had one'),
 ], ids=lambda value: value.replace(' ', '_')[:30] if isinstance(value, str) and ' ' in value else None)
 def test_other_settings_are_refused(tmp_path, optimizer, one, other, message):
@@ -600,7 +602,7 @@ def test_an_attribute_of_a_users_schedule_may_become_a_dict(tmp_path):
 def test_another_class_of_the_same_name_is_refused(tmp_path):
     path = str(tmp_path / 'run.checkpoint')
     Linear(SGD()).steps(0).save(path)
-    refused(Linear('sgd'), path, r'the optimizer must be .*test_checkpoint.SGD, as it was \(saw: mxnet.*SGD\)')
+    refused(Linear('sgd'), path, r'the optimizer must be .*test_checkpoint.SGD, as in the file \(saw: mxnet.*SGD\)')
 
 
 @pytest.mark.parametrize('options', [
@@ -760,9 +762,9 @@ def test_no_parameter_can_be_updated_like_this(tmp_path, attribute, value, messa
 
 @pytest.mark.parametrize('then, now, message', [
     (lambda net: BBBLoss(net, 10, weight=2.), lambda net: BBBLoss(net, 10, weight=1.),
-     r'weight of the loss must be 2.0, as it was \(saw: 1.0\)'),
+     r'weight of the loss must be 2.0, as in the file \(saw: 1.0\)'),
     (lambda net: BBBLoss(net, 10, GaussianNLLLoss(0.1)), lambda net: BBBLoss(net, 10, GaussianNLLLoss(10.)),
-     r'sigma of the likelihood must be 0.1, as it was \(saw: 10.0\)'),
+     r'sigma of the likelihood must be 0.1, as in the file \(saw: 10.0\)'),
     (lambda net: BBBLoss(net, 10, StudentTNLLLoss(3.)), lambda net: BBBLoss(net, 10, StudentTNLLLoss(5.)),
      'df of the likelihood must be 3.0'),
     (lambda net: BBBLoss(net, 10, gluon.loss.HuberLoss(2)), lambda net: BBBLoss(net, 10, gluon.loss.HuberLoss(1)),
@@ -803,7 +805,7 @@ class Scaled(gluon.loss.Loss):
 @pytest.mark.parametrize('then, now, message', [
     ({'sigma': 0.1}, {'sigma': 2.}, 'sigma of the likelihood must be 0.1'), ({}, {}, None),
     ({'inner': GaussianNLLLoss(0.1)}, {'inner': GaussianNLLLoss(0.2)}, 'sigma of the likelihood.inner must be 0.1'),
-    ({'missing': 1.}, {}, r'missing of the likelihood must be 1.0, as it was \(saw: nan')])
+    ({'missing': 1.}, {}, r'missing of the likelihood must be 1.0, as in the file \(saw: nan')])
 def test_likelihoods_of_ones_own(tmp_path, then, now, message, monkeypatch):
     path, net = str(tmp_path / 'run.checkpoint'), BayesDense(1, in_units=2)
     net.initialize()
@@ -996,18 +998,18 @@ class Fused(FusedAdam):
 
 @pytest.mark.parametrize('first_format', [False, True], ids=['format 2', 'format 1'])
 @pytest.mark.parametrize('saved, loaded, options, message', [
-    ('adam', 'fusedadam', {'beta1': 0.8}, r'beta1 of the optimizer must be 0.9, as it was \(saw: 0.8\)'),
-    ('fusedadam', 'adam', {'beta1': 0.8}, r'beta1 of the optimizer must be 0.9, as it was \(saw: 0.8\)'),
+    ('adam', 'fusedadam', {'beta1': 0.8}, r'beta1 of the optimizer must be 0.9, as in the file \(saw: 0.8\)'),
+    ('fusedadam', 'adam', {'beta1': 0.8}, r'beta1 of the optimizer must be 0.9, as in the file \(saw: 0.8\)'),
     ('adam', 'fusedadam', {'wd': 0.5}, 'wd of the optimizer must be 0.0'),
     ('fusedadam', 'adam', {'epsilon': 1e-3}, 'epsilon of the optimizer must be 1e-08'),
     ('adam', 'fusedadam', schedule('Factor', 2), 'must have a lr_scheduler exactly if it had one'),
-    ('adam', Fused, {}, r'the optimizer must be .*Adam, as it was \(saw: .*test_checkpoint.Fused\)'),
-    ('fusedadam', Adam, {}, r'the optimizer must be .*FusedAdam, as it was \(saw: .*test_checkpoint.Adam\)'),
-    (Fused, 'adam', {}, r'the optimizer must be .*Fused, as it was \(saw: mxnet.*Adam\)'),
-    (Fused, 'fusedadam', {}, r'the optimizer must be .*Fused, as it was \(saw: .*FusedAdam\)'),
-    ('adam', 'nadam', {}, r'the optimizer must be .*Adam, as it was \(saw: mxnet.*Nadam\)'),
-    ('nadam', 'fusedadam', {}, r'the optimizer must be .*Nadam, as it was \(saw: .*FusedAdam\)'),
-    ('fusedadam', 'sgd', {}, r'the optimizer must be .*FusedAdam, as it was \(saw: mxnet.*SGD\)')])
+    ('adam', Fused, {}, r'the optimizer must be .*Adam, as in the file \(saw: .*test_checkpoint.Fused\)'),
+    ('fusedadam', Adam, {}, r'the optimizer must be .*FusedAdam, as in the file \(saw: .*test_checkpoint.Adam\)'),
+    (Fused, 'adam', {}, r'the optimizer must be .*Fused, as in the file \(saw: mxnet.*Adam\)'),
+    (Fused, 'fusedadam', {}, r'the optimizer must be .*Fused, as in the file \(saw: .*FusedAdam\)'),
+    ('adam', 'nadam', {}, r'the optimizer must be .*Adam, as in the file \(saw: mxnet.*Nadam\)'),
+    ('nadam', 'fusedadam', {}, r'the optimizer must be .*Nadam, as in the file \(saw: .*FusedAdam\)'),
+    ('fusedadam', 'sgd', {}, r'the optimizer must be .*FusedAdam, as in the file \(saw: mxnet.*SGD\)')])
 def test_what_of_adam_and_fusedadam_does_not_fit_is_refused(tmp_path, saved, loaded, options, message, first_format):
     """Catches a comparison that is left out for the two, and classes that are taken for one of them."""
     def make(kind, **options):
@@ -1027,7 +1029,7 @@ def test_a_class_that_is_named_like_adam_is_none(tmp_path, saved, loaded):
     """Catches a comparison by the last part of the name. The first format has no other part."""
     path = str(tmp_path / 'run.checkpoint')
     Linear(saved()).steps(0).save(path)
-    refused(Linear(loaded), path, r'the optimizer must be .*test_checkpoint.Adam, as it was')
+    refused(Linear(loaded), path, r'the optimizer must be .*test_checkpoint.Adam, as in the file')
 
 
 # ---- contexts, deferred initialization
@@ -1144,7 +1146,7 @@ def test_another_prior_is_refused_where_training_goes_on(tmp_path, prior, other)
     net, trainer, loss = with_prior(other)
     before = net[0].weight.data().asnumpy()
     for more in ({'trainer': trainer}, {'loss': loss}):
-        with pytest.raises(ValueError, match=r'the prior of Parameter 0.weight_rho must be .*, as it was \(saw: '):
+        with pytest.raises(ValueError, match=r'the prior of Parameter 0.weight_rho must be .*, as in the file \(saw: '):
             load_checkpoint(path, net, **more)
     assert (net[0].weight.data().asnumpy() == before).all()
     load_checkpoint(path, net)      # to predict, as the posterior does without it
@@ -1155,7 +1157,7 @@ def test_another_num_train_is_refused(tmp_path):
     path = str(tmp_path / 'run.checkpoint')
     save_checkpoint(path, *with_prior(GaussianPrior(), 1000))
     load_checkpoint(path, *with_prior(GaussianPrior(), 1000))
-    with pytest.raises(ValueError, match=r'num_train of the loss must be 1000.0, as it was \(saw: 10.0\)'):
+    with pytest.raises(ValueError, match=r'num_train of the loss must be 1000.0, as in the file \(saw: 10.0\)'):
         load_checkpoint(path, *with_prior(GaussianPrior(), 10))
 
 
@@ -1165,7 +1167,7 @@ def test_a_num_train_that_was_changed_is_compared(tmp_path):
     loss.num_train = 40
     save_checkpoint(path, net, trainer, loss)
     other = with_prior(GaussianPrior(), 10)
-    with pytest.raises(ValueError, match=r'num_train of the loss must be 40.0, as it was \(saw: 10.0\)'):
+    with pytest.raises(ValueError, match=r'num_train of the loss must be 40.0, as in the file \(saw: 10.0\)'):
         load_checkpoint(path, *other)
     other[2].num_train = 40
     load_checkpoint(path, *other)
@@ -1191,7 +1193,7 @@ def test_classes_of_one_name(tmp_path):
 
     path = str(tmp_path / 'run.checkpoint')
     Linear(One.Optimizer()).steps(0).save(path)
-    refused(Linear(Other.Optimizer()), path, r'the optimizer must be .*One\.Optimizer, as it was')
+    refused(Linear(Other.Optimizer()), path, r'the optimizer must be .*One\.Optimizer, as in the file')
 
 
 def test_a_flag_that_training_changes(tmp_path):
@@ -1282,7 +1284,7 @@ def test_a_likelihood_with_settings_of_its_own(tmp_path):
     net.initialize()
     save_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
     load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.5)))
-    with pytest.raises(ValueError, match=r'sigma of the likelihood must be 0\.5, as it was \(saw: 0\.7\)'):
+    with pytest.raises(ValueError, match=r'sigma of the likelihood must be 0\.5, as in the file \(saw: 0\.7\)'):
         load_checkpoint(path, net, loss=BBBLoss(net, 10, Configured(sigma=0.7)))
 
 

@@ -10,7 +10,7 @@ memory and of time for each case; a worker that dies is replaced. The exit statu
 
 A finding is a worker that died or hung, a refused input that changed something, and an accepted input whose effect is
 not what the input says. MXNet alone reads the files of ``load_parameters``, and some damaged files kill it: a worker
-that dies while MXNet alone reads the file is counted by itself, and is no finding.
+that dies while MXNet alone reads the file is counted in the column "MXNet's own", and is no finding.
 """
 import argparse
 import collections
@@ -129,8 +129,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('target', choices=TARGETS)
-    parser.add_argument('--minutes', type=float, default=1., metavar='N')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--minutes', type=float, default=1., metavar='N', help='how long it runs (1)')
+    parser.add_argument('--seed', type=int, default=0, help='the cases follow from it (0)')
     parser.add_argument('--case', type=int, metavar='K', help='run this case alone')
     flags = parser.parse_args(arguments)
     if flags.case is not None:
